@@ -1,0 +1,2 @@
+//! The project's own chores: checks, schema, benches and long trials.
+fn main() {}
