@@ -2,7 +2,9 @@
 
 pub mod backend;
 pub mod chain;
+pub mod engine;
 pub mod judge;
 pub mod model;
+pub mod observe;
 pub mod quorum;
 pub mod record;
