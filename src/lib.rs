@@ -2,7 +2,10 @@
 
 pub mod backend;
 pub mod chain;
+pub mod env;
+pub mod exit;
 pub mod judge;
 pub mod model;
 pub mod quorum;
 pub mod record;
+pub mod ui;
