@@ -8,4 +8,5 @@ pub mod judge;
 pub mod model;
 pub mod quorum;
 pub mod record;
+pub mod report;
 pub mod ui;
