@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod chain;
+pub mod cli;
 pub mod env;
 pub mod exit;
 pub mod judge;
