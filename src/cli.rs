@@ -8,15 +8,20 @@ pub mod files;
 pub mod judge;
 pub mod list;
 pub mod plan;
+pub mod machine;
 pub mod ps;
+pub mod run;
+pub mod texts;
+pub mod validate;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::model::{BackendKind, ChainKind};
-use crate::ui::Color;
+use crate::engine::Cancel;
+use crate::ui::{Color, Ui};
 use crate::{env, exit};
 
 /// Trialnet: a declarative test-network harness for blockchains.
@@ -39,6 +44,24 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Carries a command out; the exit code is one of [`crate::exit`]. `exe` answers the hidden subcommands, `cancel` ends runs early.
+pub async fn run(cli: Cli, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
+    match cli.command {
+        Command::Run(args) => Box::pin(run::run(&args, ui, exe, cancel)).await,
+        Command::Validate(args) => validate::run(&args, ui),
+        Command::Plan(args) => validate::plan(&args, ui),
+        Command::List(args) => list::run(&args, ui),
+        Command::Ps => machine::ps(ui),
+        Command::Schema => texts::schema(ui),
+        Command::Explain(args) => texts::explain(&args, ui),
+        Command::Judge(args) => judge::run(&args, ui),
+        Command::Doctor => machine::doctor(ui),
+        Command::Gc(args) => machine::gc(&args, ui),
+        Command::Init(args) => texts::init(&args, ui),
+        Command::Completions(args) => completions::run(&args, ui),
+    }
 }
 
 /// What to do.
