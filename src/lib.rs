@@ -6,3 +6,4 @@ pub mod judge;
 pub mod model;
 pub mod quorum;
 pub mod record;
+pub mod scenario;
