@@ -2,7 +2,9 @@
 
 pub mod backend;
 pub mod chain;
+pub mod codes;
 pub mod judge;
 pub mod model;
 pub mod quorum;
 pub mod record;
+pub mod scenario;
