@@ -590,3 +590,13 @@ impl FaultKind {
         }
     }
 }
+
+impl Targets {
+    /// The nodes that it strikes or may strike.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeName] {
+        match self {
+            Self::Nodes(nodes) | Self::Leader { among: nodes } => nodes,
+        }
+    }
+}
