@@ -4,5 +4,6 @@ pub mod backend;
 pub mod chain;
 pub mod judge;
 pub mod model;
+pub mod observe;
 pub mod quorum;
 pub mod record;
