@@ -156,16 +156,12 @@ fn cut(line: &str, end: usize) -> String {
 mod tests {
     use super::*;
 
-    fn lines(records: &[Record]) -> Vec<&str> {
-        let line = |record: &'_ Record| match record {
+    fn lines(records: &[Record]) -> Vec<String> {
+        let line = |record: &Record| match record {
             Record::Log { line, .. } => line.clone(),
             other => panic!("{other:?}"),
         };
-        records
-            .iter()
-            .map(line)
-            .map(|line| &*Box::leak(line.into_boxed_str()))
-            .collect()
+        records.iter().map(line).collect()
     }
 
     fn tail(path: &std::path::Path) -> Tail {
