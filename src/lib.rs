@@ -2,6 +2,7 @@
 
 pub mod backend;
 pub mod chain;
+pub mod devnode;
 pub mod judge;
 pub mod model;
 pub mod quorum;
