@@ -86,7 +86,7 @@ pub enum Gossip {
     /// A vote.
     Vote(VoteRecord),
     /// A proposal, with the whole block.
-    Proposal(ProposalRecord),
+    Proposal(Box<ProposalRecord>),
     /// A quorum of prevotes.
     Polka(PolkaRecord),
     /// The reason to enter a round.
@@ -545,9 +545,9 @@ impl WalRecord {
 
 #[cfg(test)]
 mod tests {
+    use super::core::{Timeout, Validity, ValueOrigin};
     use super::*;
     use crate::devnode::types::Hex;
-    use super::core::{Timeout, Validity, ValueOrigin};
 
     fn block() -> Block {
         let txs = vec![b"a=1".to_vec(), vec![0, 255]];
