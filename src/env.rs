@@ -54,6 +54,12 @@ pub fn var(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Cargo's target folder: where a test may leave its evidence.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    var("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}
+
 /// Whether [`REQUIRE`] names this program.
 #[must_use]
 pub fn requires(program: &str) -> bool {

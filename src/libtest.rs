@@ -11,7 +11,6 @@ use crate::model::verdict::{Report, Verdict};
 use crate::model::{BackendKind, Outcome, Plan};
 use crate::report::summary::{self, Context};
 use crate::run::{self, RunOptions};
-use crate::ui::paint;
 use crate::{env, hidden};
 
 /// The `main` of a test target that runs every scenario below these files and folders (relative to the working directory, which is the package's under
@@ -89,7 +88,7 @@ fn check(file: &Path) -> Result<(), Failed> {
     let context = Context { plan: Some(&plan), folder: Some(&folder), again, logs: &logs };
     let summary = summary::summary(&report, &context);
     let text = wrong.map(|wrong| format!("{wrong}\n")).unwrap_or_default() + &summary;
-    Err(Failed::from(paint::strip(&text)))
+    Err(Failed::from(anstream::adapter::strip_str(&text).to_string()))
 }
 
 fn execute(file: &Path, plan: Plan) -> Result<(Report, PathBuf), Failed> {

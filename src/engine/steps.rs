@@ -432,7 +432,7 @@ impl Network {
 
     /// The proposer of the moment, once it is one of these.
     async fn leader(&self, among: &[NodeName]) -> Result<NodeName, String> {
-        let keys = self.validators();
+        let keys = validators(&self.plan);
         until(LEADER, || async {
             let mut seen = "no node says who proposes".to_owned();
             for rpc in self.rpc.values() {
@@ -453,15 +453,6 @@ impl Network {
         })
         .await
     }
-
-    /// Node names by validator address, upper-case hex.
-    fn validators(&self) -> BTreeMap<String, NodeName> {
-        let named = |node: &crate::model::Node| {
-            let key = validator_key(&self.plan, &node.name)?;
-            Some((key.address.to_uppercase(), node.name.clone()))
-        };
-        self.plan.network.nodes.iter().filter_map(named).collect()
-    }
 }
 
 fn finished(id: &str, ended: Result<Result<(), Stop>, tokio::task::JoinError>) -> Result<(), Stop> {
@@ -475,16 +466,26 @@ fn finished(id: &str, ended: Result<Result<(), Stop>, tokio::task::JoinError>) -
     })
 }
 
-/// What the observer looks at, and how often: twice in a block at least, but never more than the machine bears.
+/// What the observer looks at, and how often: a few times in a block, but never more than the machine bears.
 fn observing(plan: &Plan, targets: Vec<observe::Target>) -> observe::Config {
-    let crowd = if targets.len() > 20 { Ms(200) } else { Ms(50) };
-    let interval = Ms((plan.network.block_time.0 / 3).clamp(crowd.0, 500));
+    let least = if targets.len() > 20 { Ms(200) } else { Ms(50) };
+    let interval = Ms((plan.network.block_time.0 / 3).clamp(least.0, 500));
     let patterns = plan.steps.iter().filter_map(|step| match &step.action {
         Action::Expect(Expect { what: What::Log { contains }, nodes, .. }) => {
             let all = || plan.network.nodes.iter().map(|node| node.name.clone()).collect();
-            Some((contains.clone(), nodes.clone().unwrap_or_else(all)))
+            Some(observe::Pattern { text: contains.clone(), nodes: nodes.clone().unwrap_or_else(all) })
         }
         _ => None,
     });
-    observe::Config { targets, interval, timeout: Ms::secs(2), patterns: patterns.collect() }
+    let patterns = patterns.collect();
+    observe::Config { targets, interval, timeout: Ms::secs(2), patterns, validators: validators(plan) }
+}
+
+/// Node names by validator address, upper-case hex.
+fn validators(plan: &Plan) -> BTreeMap<String, NodeName> {
+    let named = |node: &crate::model::Node| {
+        let key = validator_key(plan, &node.name)?;
+        Some((key.address.to_uppercase(), node.name.clone()))
+    };
+    plan.network.nodes.iter().filter_map(named).collect()
 }
