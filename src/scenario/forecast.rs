@@ -33,6 +33,10 @@ pub const RECOVERY_IMPOSSIBLE: &str = "quorum/recovery-impossible";
 
 /// The longest that a step takes that injects or reverts a fault, starts nodes, sends a transaction or asks for one observation.
 pub const SHORT_STEP: Ms = Ms::secs(5);
+/// What a graceful stop takes besides, at the longest.
+pub const STOP_GRACE: Ms = Ms::secs(10);
+/// What finding a leader among the targets takes besides, at the longest.
+pub const FIND_LEADER: Ms = Ms::secs(30);
 
 /// What the arithmetic says of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -906,6 +906,27 @@ fn effects_follow_the_targets() {
     assert_eq!(net_of(&plan, Engine::Bft).links.len(), 6);
 }
 
+#[test]
+fn a_graceful_stop_and_the_search_for_a_leader_take_longer() {
+    let then = |seconds, kind: FaultKind| {
+        four()
+            .kill("a", &[0], lasts(seconds))
+            .on("b", kind, &[1], HELD)
+            .halt("b", 5)
+    };
+    then(11, FaultKind::Pause).fine();
+    then(11, FaultKind::Stop).codes(&[(2, HALT_OUTLASTS_FAULT)]);
+    then(21, FaultKind::Stop).fine();
+    let leader = |seconds| {
+        four()
+            .kill("a", &[0], lasts(seconds))
+            .leader("b", FaultKind::Pause, &[1, 2, 3])
+            .halt("b", 5)
+    };
+    leader(40).codes(&[(2, HALT_OUTLASTS_FAULT)]);
+    leader(41).fine();
+}
+
 /// As large as plans get: every pair linked, a third of the nodes at a time.
 #[test]
 fn large_plans_are_reckoned_too() {
