@@ -2,13 +2,14 @@
 //!
 //! Each module keeps the list of its own codes; here they come together.
 
-use crate::scenario;
+use crate::report::folder;
+use crate::{judge, scenario};
 
 /// A code, its one-line title, and a longer text with the way out.
 pub type Code = (&'static str, &'static str, &'static str);
 
 /// The lists of all modules.
-const LISTS: &[&[Code]] = &[scenario::CODES, scenario::FORECAST_CODES];
+const LISTS: &[&[Code]] = &[scenario::CODES, scenario::FORECAST_CODES, judge::codes::CODES, folder::CODES];
 
 /// All codes, list by list.
 pub fn all() -> impl Iterator<Item = &'static Code> {

@@ -139,7 +139,7 @@ enum Message {
     Answer(usize, oneshot::Sender<Answer>),
     /// Reply when the network has recovered from everything.
     Settled(oneshot::Sender<()>),
-    /// Reply at once with what is missing for *ready* and *settled*, in words.
+    /// Reply at once with what is missing for *ready*, in words.
     Missing(oneshot::Sender<Missing>),
     /// Reply at once with the verdict so far.
     Verdict(oneshot::Sender<Verdict>),
@@ -151,7 +151,6 @@ enum Message {
 #[derive(Debug, Default)]
 struct Missing {
     ready: String,
-    settled: String,
     quorum_height: u64,
 }
 
@@ -330,7 +329,7 @@ impl Dispatcher<'_> {
         } else {
             format!("a quorum is at height {quorum_height}, and no answer came from {}", silent.join(", "))
         };
-        Missing { ready, settled: self.judge.settled().err().unwrap_or_default(), quorum_height }
+        Missing { ready, quorum_height }
     }
 }
 

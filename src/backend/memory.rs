@@ -355,12 +355,12 @@ impl NodeOps for Memory {
     }
 
     fn pause<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
-        let done = self.with(node, |node| drop(node.run.send_replace(RunState::Paused)));
+        let done = self.with(node, |node| node.run.send_replace(RunState::Paused)).map(|_| ());
         async { done }.boxed()
     }
 
     fn resume<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
-        let done = self.with(node, |node| drop(node.run.send_replace(RunState::Running)));
+        let done = self.with(node, |node| node.run.send_replace(RunState::Running)).map(|_| ());
         async { done }.boxed()
     }
 

@@ -129,7 +129,7 @@ impl Keeper {
             }
             Request::Release(reply) => {
                 self.release().await;
-                drop(reply.send(()));
+                let _ = reply.send(());
             }
         }
     }

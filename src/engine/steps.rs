@@ -17,7 +17,7 @@ use crate::chain::rpc::{Client, Rpc};
 use crate::chain::validator_key;
 use crate::judge::Answer;
 use crate::model::verdict::{Class, Verdict};
-use crate::model::{Action, Fault, Ms, NodeName, Plan, Step, Targets, What, When, Window};
+use crate::model::{Action, Expect, Fault, Ms, NodeName, Plan, Step, Targets, What, When, Window};
 use crate::observe;
 use crate::record::{Clock, Phase, Record, StepState};
 
@@ -158,7 +158,7 @@ impl Lead {
             .map(|node| Wanted {
                 node: node.name.clone(),
                 ports: self.adapter.ports(),
-                volumes: vec!["data".to_owned()],
+                volumes: self.adapter.volumes(),
             })
             .collect();
         let addresses = self.deployer.reserve(&wanted, &all_links(&self.plan)).await?;
@@ -202,7 +202,7 @@ impl Lead {
             let logs = spec.components.iter().map(log).collect();
             targets.push(observe::Target { node: spec.name.clone(), address, dialect, logs });
         }
-        let config = observe::Config::new(&self.plan, targets);
+        let config = observing(&self.plan, targets);
         drop(observe::observe(config, self.clock, self.samples.clone(), over.clone()));
         tokio::spawn(renew(Arc::clone(&ops), self.desk.clone(), over.clone()));
         let prober = Prober { ops, rpc: rpc.clone() };
@@ -262,7 +262,7 @@ async fn renew(ops: Arc<dyn crate::backend::NodeOps>, desk: Desk, over: Cancella
             tokio::time::sleep(RENEW.duration()).await;
         }
     };
-    drop(over.run_until_cancelled(renewing).await);
+    let _ = over.run_until_cancelled(renewing).await;
 }
 
 impl Network {
@@ -432,7 +432,7 @@ impl Network {
 
     /// The proposer of the moment, once it is one of these.
     async fn leader(&self, among: &[NodeName]) -> Result<NodeName, String> {
-        let keys = self.validators();
+        let keys = validators(&self.plan);
         until(LEADER, || async {
             let mut seen = "no node says who proposes".to_owned();
             for rpc in self.rpc.values() {
@@ -453,15 +453,6 @@ impl Network {
         })
         .await
     }
-
-    /// Node names by validator address, upper-case hex.
-    fn validators(&self) -> BTreeMap<String, NodeName> {
-        let named = |node: &crate::model::Node| {
-            let key = validator_key(&self.plan, &node.name)?;
-            Some((key.address.to_uppercase(), node.name.clone()))
-        };
-        self.plan.network.nodes.iter().filter_map(named).collect()
-    }
 }
 
 fn finished(id: &str, ended: Result<Result<(), Stop>, tokio::task::JoinError>) -> Result<(), Stop> {
@@ -473,4 +464,28 @@ fn finished(id: &str, ended: Result<Result<(), Stop>, tokio::task::JoinError>) -
             seen: format!("{error}; this is a bug of trialnet"),
         }))
     })
+}
+
+/// What the observer looks at, and how often: a few times in a block, but never more than the machine bears.
+fn observing(plan: &Plan, targets: Vec<observe::Target>) -> observe::Config {
+    let least = if targets.len() > 20 { Ms(200) } else { Ms(50) };
+    let interval = Ms((plan.network.block_time.0 / 3).clamp(least.0, 500));
+    let patterns = plan.steps.iter().filter_map(|step| match &step.action {
+        Action::Expect(Expect { what: What::Log { contains }, nodes, .. }) => {
+            let all = || plan.network.nodes.iter().map(|node| node.name.clone()).collect();
+            Some(observe::Pattern { text: contains.clone(), nodes: nodes.clone().unwrap_or_else(all) })
+        }
+        _ => None,
+    });
+    let patterns = patterns.collect();
+    observe::Config { targets, interval, timeout: Ms::secs(2), patterns, validators: validators(plan) }
+}
+
+/// Node names by validator address, upper-case hex.
+fn validators(plan: &Plan) -> BTreeMap<String, NodeName> {
+    let named = |node: &crate::model::Node| {
+        let key = validator_key(plan, &node.name)?;
+        Some((key.address.to_uppercase(), node.name.clone()))
+    };
+    plan.network.nodes.iter().filter_map(named).collect()
 }

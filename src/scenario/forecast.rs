@@ -8,6 +8,8 @@
 mod timeline;
 
 #[cfg(test)]
+mod simulated;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
@@ -31,6 +33,10 @@ pub const RECOVERY_IMPOSSIBLE: &str = "quorum/recovery-impossible";
 
 /// The longest that a step takes that injects or reverts a fault, starts nodes, sends a transaction or asks for one observation.
 pub const SHORT_STEP: Ms = Ms::secs(5);
+/// What a graceful stop takes besides, at the longest.
+pub const STOP_GRACE: Ms = Ms::secs(10);
+/// What finding a leader among the targets takes besides, at the longest.
+pub const FIND_LEADER: Ms = Ms::secs(30);
 
 /// What the arithmetic says of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -472,22 +478,26 @@ impl Check<'_> {
             Forecast::Undetermined if at_cut.by_itself() => return,
             Forecast::Undetermined => return self.halt_ends(step, of, hold, (View::after(fault), 0), &at_cut, &at_cut),
         }
-        for between in fault + 1..step.index {
-            for view in [View::before(between), View::after(between)] {
-                let outlook = self.timeline.outlook(view, 0);
-                if outlook.forecast != Forecast::MustHalt {
-                    return self.halt_ends(step, of, hold, (view, 0), &at_cut, &outlook);
-                }
+        // In between nothing may interrupt it; while a step runs, what it does itself is not on yet.
+        let mut spans = Vec::new();
+        for between in fault + 1..=step.index {
+            for (view, next) in [
+                (View::after(between - 1), View::before(between)),
+                (View::before(between), View::after(between)),
+            ] {
+                spans.push((view, self.timeline.between(view, next).1));
             }
         }
-        let view = View::of(step);
-        let to = self.watched_until(step, fault, hold);
-        let stretches = self.timeline.stretches(view, 0, to.max(1));
-        let broken = stretches
-            .into_iter()
-            .find(|(_, _, outlook)| outlook.forecast != Forecast::MustHalt);
-        if let Some((from, _, outlook)) = broken {
-            self.halt_ends(step, of, hold, (view, from), &at_cut, &outlook);
+        spans.pop();
+        spans.push((View::of(step), self.watched_until(step, fault, hold)));
+        for (view, to) in spans {
+            let stretches = self.timeline.stretches(view, 0, to.max(1));
+            let broken = stretches
+                .into_iter()
+                .find(|(_, _, outlook)| outlook.forecast != Forecast::MustHalt);
+            if let Some((from, _, outlook)) = broken {
+                return self.halt_ends(step, of, hold, (view, from), &at_cut, &outlook);
+            }
         }
     }
 
@@ -523,7 +533,8 @@ impl Check<'_> {
     /// The halt ends before it was watched for long enough: because a fault's time may be over, or because a step ends it.
     fn halt_ends(&mut self, step: &Step, of: &str, hold: Ms, when: (View, i64), at_cut: &Outlook, outlook: &Outlook) {
         let (view, offset) = when;
-        let on: Vec<usize> = at_cut.certain.iter().chain(&at_cut.possible).copied().collect();
+        let parts = [&at_cut.certain, &at_cut.possible, &outlook.possible];
+        let on: Vec<usize> = parts.into_iter().flatten().copied().collect();
         if let Some(expiring) = self.timeline.expiring(&on, view, offset) {
             return self.outlasts(step, of, hold, expiring, outlook);
         }

@@ -7,9 +7,9 @@ use crate::model::{
 };
 
 /// A plan in the making: a full mesh, blocks every half second.
-struct Draft(Plan);
+pub(super) struct Draft(pub(super) Plan);
 
-fn mesh(powers: &[u64]) -> Draft {
+pub(super) fn mesh(powers: &[u64]) -> Draft {
     let nodes: Vec<Node> = powers
         .iter()
         .enumerate()
@@ -74,7 +74,7 @@ fn secs(secs: u64) -> Ms {
     Ms::secs(secs)
 }
 
-const HELD: Lasts = Lasts::UntilHealed;
+pub(super) const HELD: Lasts = Lasts::UntilHealed;
 
 fn lasts(seconds: u64) -> Lasts {
     Lasts::For(secs(seconds))
@@ -140,7 +140,7 @@ impl Draft {
         self.fault(id, kind, Targets::Nodes(names(nodes)), lasts)
     }
 
-    fn kill(self, id: &str, nodes: &[usize], lasts: Lasts) -> Self {
+    pub(super) fn kill(self, id: &str, nodes: &[usize], lasts: Lasts) -> Self {
         self.on(id, FaultKind::Kill, nodes, lasts)
     }
 
@@ -148,7 +148,7 @@ impl Draft {
         self.fault(id, kind, Targets::Leader { among: names(among) }, HELD)
     }
 
-    fn split(self, id: &str, sides: &[&[usize]], lasts: Lasts) -> Self {
+    pub(super) fn split(self, id: &str, sides: &[&[usize]], lasts: Lasts) -> Self {
         let all: Vec<usize> = (0..self.0.network.nodes.len()).collect();
         let kind = FaultKind::Partition {
             sides: sides.iter().map(|side| names(side)).collect(),
@@ -157,17 +157,17 @@ impl Draft {
         self.on(id, kind, &all, lasts)
     }
 
-    fn heal(self, ids: &[&str]) -> Self {
+    pub(super) fn heal(self, ids: &[&str]) -> Self {
         self.step(Action::Heal {
             faults: ids.iter().map(|id| (*id).to_owned()).collect(),
         })
     }
 
-    fn start(self, nodes: &[usize]) -> Self {
+    pub(super) fn start(self, nodes: &[usize]) -> Self {
         self.step(Action::Start { nodes: names(nodes) })
     }
 
-    fn wait(self, seconds: u64) -> Self {
+    pub(super) fn wait(self, seconds: u64) -> Self {
         self.step(Action::Wait(secs(seconds)))
     }
 
@@ -180,7 +180,7 @@ impl Draft {
         }))
     }
 
-    fn expect(self, what: What, window: Window) -> Self {
+    pub(super) fn expect(self, what: What, window: Window) -> Self {
         self.step(Action::Expect(Expect {
             what,
             nodes: None,
@@ -188,7 +188,7 @@ impl Draft {
         }))
     }
 
-    fn progress(self, blocks: u64, seconds: u64) -> Self {
+    pub(super) fn progress(self, blocks: u64, seconds: u64) -> Self {
         self.expect(What::Progress { blocks }, Window::Within(secs(seconds)))
     }
 
@@ -200,11 +200,11 @@ impl Draft {
         self.expect(What::Height(bounds), Window::Within(secs(seconds)))
     }
 
-    fn halt(self, of: &str, seconds: u64) -> Self {
+    pub(super) fn halt(self, of: &str, seconds: u64) -> Self {
         self.expect(What::Halt { of: of.into() }, Window::For(secs(seconds)))
     }
 
-    fn recovery(self, of: &str, seconds: u64) -> Self {
+    pub(super) fn recovery(self, of: &str, seconds: u64) -> Self {
         self.expect(What::Recovery { of: of.into() }, Window::Within(secs(seconds)))
     }
 
@@ -215,7 +215,7 @@ impl Draft {
         })
     }
 
-    fn forecast(&self) -> Forecasted {
+    pub(super) fn forecast(&self) -> Forecasted {
         let forecasted = forecast(&self.0, Engine::Bft);
         assert_eq!(forecasted.sums.len(), self.0.steps.len());
         forecasted
@@ -859,12 +859,12 @@ fn other_steps_take_their_time() {
     let after = four()
         .kill("a", &[0, 1], lasts(20))
         .halt("a", 10)
-        .when(When::After(secs(10)));
+        .when(When::After(secs(11)));
     after.codes(&[(1, HALT_OUTLASTS_FAULT)]);
     four()
         .kill("a", &[0, 1], lasts(21))
         .halt("a", 10)
-        .when(When::After(secs(10)))
+        .when(When::After(secs(11)))
         .fine();
 }
 
@@ -904,4 +904,47 @@ fn effects_follow_the_targets() {
         Some(Effect::Down(BTreeSet::from([2])))
     );
     assert_eq!(net_of(&plan, Engine::Bft).links.len(), 6);
+}
+
+#[test]
+fn a_graceful_stop_and_the_search_for_a_leader_take_longer() {
+    let then = |seconds, kind: FaultKind| {
+        four()
+            .kill("a", &[0], lasts(seconds))
+            .on("b", kind, &[1], HELD)
+            .halt("b", 5)
+    };
+    then(11, FaultKind::Pause).fine();
+    then(11, FaultKind::Stop).codes(&[(2, HALT_OUTLASTS_FAULT)]);
+    then(21, FaultKind::Stop).fine();
+    let leader = |seconds| {
+        four()
+            .kill("a", &[0], lasts(seconds))
+            .leader("b", FaultKind::Pause, &[1, 2, 3])
+            .halt("b", 5)
+    };
+    leader(40).codes(&[(2, HALT_OUTLASTS_FAULT)]);
+    leader(41).fine();
+}
+
+/// As large as plans get: every pair linked, a third of the nodes at a time.
+#[test]
+fn large_plans_are_reckoned_too() {
+    let half = |from: usize| (from..from + 127).collect::<Vec<usize>>();
+    let mut draft = mesh(&[10; 254]);
+    for round in 0..5 {
+        let (third, split) = (format!("third-{round}"), format!("split-{round}"));
+        draft = draft
+            .kill(&third, &(0..84).collect::<Vec<usize>>(), lasts(5))
+            .recovery(&third, 20)
+            .split(&split, &[&half(0), &half(127)], HELD)
+            .halt(&split, 5)
+            .heal(&[&split])
+            .recovery(&split, 20);
+    }
+    draft.fine();
+    draft
+        .leader("leader", FaultKind::Pause, &half(0))
+        .progress(5, 10)
+        .fine();
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{SHORT_STEP, indices, net_of, planned_effect};
+use super::{FIND_LEADER, SHORT_STEP, STOP_GRACE, indices, net_of, planned_effect};
 use crate::model::{
     Action, Expect, Fault, FaultKind, Lasts, Ms, Plan, Start, Step, Targets, TxBody, What, When, Window,
 };
@@ -457,7 +457,7 @@ impl<'a> Timeline<'a> {
         let mut ends: Vec<End> = match fault.lasts {
             Lasts::For(lasts) => vec![own_time((after, millis(lasts)), (after, millis(lasts)))],
             Lasts::Itself if step.background => {
-                let latest = delay(step).1 + millis(SHORT_STEP);
+                let latest = delay(step).1 + millis(injection(fault));
                 vec![own_time((before, 0), (before, latest))]
             }
             Lasts::Itself => vec![own_time((before, 0), (after, 0))],
@@ -561,7 +561,8 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
     let exactly = |duration: Ms| (millis(duration), millis(duration));
     let at_most = |limit: Ms| (0, millis(limit));
     match &step.action {
-        Action::Fault(_) | Action::Start { .. } | Action::Heal { .. } | Action::Tx(_) => at_most(SHORT_STEP),
+        Action::Fault(fault) => at_most(injection(fault)),
+        Action::Start { .. } | Action::Heal { .. } | Action::Tx(_) => at_most(SHORT_STEP),
         Action::Wait(duration) => exactly(*duration),
         Action::Load(load) => exactly(load.lasts),
         Action::Join { within, .. } => at_most(*within),
@@ -577,6 +578,15 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
             (Window::Never, _) => (0, 0),
         },
     }
+}
+
+/// The longest time until a fault is verified.
+fn injection(fault: &Fault) -> Ms {
+    let graceful = matches!(fault.kind, FaultKind::Stop | FaultKind::Restart);
+    let leader = matches!(fault.targets, Targets::Leader { .. });
+    let grace = if graceful { STOP_GRACE } else { Ms(0) };
+    let search = if leader { FIND_LEADER } else { Ms(0) };
+    SHORT_STEP + grace + search
 }
 
 /// From worst to best.
