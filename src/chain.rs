@@ -64,6 +64,9 @@ pub trait ChainAdapter: Send + Sync {
     /// The ports of a node. The one named `rpc` is what the observer talks to; the one named `p2p` is where links lead.
     fn ports(&self) -> Vec<Port>;
 
+    /// The volumes of a node by name.
+    fn volumes(&self) -> Vec<String>;
+
     /// Safe defaults of the invariants for this network, with as many nodes down as it stands: (max_stall, max_lag).
     fn default_invariants(&self, network: &Network) -> (Ms, u64);
 

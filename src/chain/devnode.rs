@@ -93,6 +93,10 @@ impl ChainAdapter for Devnode {
 
     /// As CometBFT's: twice what the rounds of up to f (at most five) dead proposers in a row take, three block intervals, and five
     /// seconds for a busy machine.
+    fn volumes(&self) -> Vec<String> {
+        vec![HOME.to_owned()]
+    }
+
     fn default_invariants(&self, network: &Network) -> (Ms, u64) {
         let time = |key: &str, default: u64| {
             let given = network.config.get(key).and_then(Value::as_str);

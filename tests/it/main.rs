@@ -1,3 +1,7 @@
-//! The integration tests, in one binary.
+//! The integration tests: one program, so that it is linked once.
 
 mod chain;
+mod devnode;
+mod engine;
+mod scenario;
+mod tidy;
