@@ -7,8 +7,8 @@ pub mod doctor;
 pub mod files;
 pub mod judge;
 pub mod list;
-pub mod plan;
 pub mod machine;
+pub mod plan;
 pub mod ps;
 pub mod run;
 pub mod texts;
@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::model::{BackendKind, ChainKind};
 use crate::engine::Cancel;
+use crate::model::{BackendKind, ChainKind};
 use crate::ui::{Color, Ui};
 use crate::{env, exit};
 

@@ -88,7 +88,16 @@ pub struct Finished {
 
 /// Carries a plan out, from nothing to nothing.
 pub async fn run(setup: Setup<'_>) -> Finished {
-    let Setup { plan, run, deployer, mut events, adapter, cancel, sink, keep } = setup;
+    let Setup {
+        plan,
+        run,
+        deployer,
+        mut events,
+        adapter,
+        cancel,
+        sink,
+        keep,
+    } = setup;
     let clock = Clock::start();
     let (messages, mut inbox) = mpsc::unbounded_channel();
     let (samples, mut observed) = mpsc::channel(1024);
@@ -115,7 +124,17 @@ pub async fn run(setup: Setup<'_>) -> Finished {
         backend: plan.backend,
         wall: wall_clock(),
     });
-    let lead = steps::Lead { plan, deployer, adapter, desk, clock, cancel, abort, samples, keep };
+    let lead = steps::Lead {
+        plan,
+        deployer,
+        adapter,
+        desk,
+        clock,
+        cancel,
+        abort,
+        samples,
+        keep,
+    };
     let leading = tokio::spawn(Box::pin(lead.run()));
     dispatcher.dispatch(&mut inbox, &mut events, &mut observed).await;
     // `lead` catches what its steps do wrong; if it panics itself, the guard still ends everything when this process ends.
@@ -124,7 +143,10 @@ pub async fn run(setup: Setup<'_>) -> Finished {
     }
     let report = dispatcher.judge.report();
     (dispatcher.sink)(Event::Done(report.clone()));
-    Finished { report, leftovers: dispatcher.leftovers }
+    Finished {
+        report,
+        leftovers: dispatcher.leftovers,
+    }
 }
 
 /// What the dispatcher can be asked.
@@ -282,15 +304,28 @@ impl Dispatcher<'_> {
         match record {
             Record::Ready => self.ready = true,
             Record::Phase(crate::record::Phase::TearingDown) => self.tearing_down = true,
-            Record::Node { node, event: NodeEvent::Exited { component, code, signal, asked: false, tail, .. } }
-                if !self.ready && !self.tearing_down =>
-            {
+            Record::Node {
+                node,
+                event:
+                    NodeEvent::Exited {
+                        component,
+                        code,
+                        signal,
+                        asked: false,
+                        tail,
+                        ..
+                    },
+            } if !self.ready && !self.tearing_down => {
                 let how = match (code, signal) {
                     (Some(code), _) => format!("exit code {code}"),
                     (None, Some(signal)) => format!("signal {signal}"),
                     (None, None) => "an unknown end".to_owned(),
                 };
-                let last = if tail.is_empty() { "its log is empty".to_owned() } else { tail.join("\n") };
+                let last = if tail.is_empty() {
+                    "its log is empty".to_owned()
+                } else {
+                    tail.join("\n")
+                };
                 let trouble = Trouble {
                     code: "infra/exit-at-start".to_owned(),
                     node: Some(node.clone()),
@@ -327,7 +362,10 @@ impl Dispatcher<'_> {
         let ready = if silent.is_empty() {
             format!("every node answers, but a quorum is at height {quorum_height}")
         } else {
-            format!("a quorum is at height {quorum_height}, and no answer came from {}", silent.join(", "))
+            format!(
+                "a quorum is at height {quorum_height}, and no answer came from {}",
+                silent.join(", ")
+            )
         };
         Missing { ready, quorum_height }
     }
@@ -343,6 +381,8 @@ async fn at(moment: Option<tokio::time::Instant>) {
 
 /// Unix time in milliseconds.
 fn wall_clock() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Ms::from(now).0
 }

@@ -36,9 +36,16 @@ enum HiddenCommand {
 #[must_use]
 pub fn answer() -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let texts: Vec<&str> = args.iter().skip(1).map(|arg| arg.to_str().unwrap_or_default()).collect();
+    let texts: Vec<&str> = args
+        .iter()
+        .skip(1)
+        .map(|arg| arg.to_str().unwrap_or_default())
+        .collect();
     let hidden = agent::is_hidden_call(&texts)
-        || matches!(texts.as_slice(), ["devnode", "--home", ..] | ["testnode", "--listen", ..]);
+        || matches!(
+            texts.as_slice(),
+            ["devnode", "--home", ..] | ["testnode", "--listen", ..]
+        );
     if !hidden {
         return None;
     }
@@ -68,7 +75,10 @@ pub fn answer() -> Option<ExitCode> {
 pub fn command_line(cli: Cli) -> ExitCode {
     let ui = Ui::new(cli.color);
     let filter = env::log_filter().unwrap_or_else(|| "warn".to_owned());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let exe = match std::env::current_exe() {
         Ok(exe) => exe,
         Err(error) => {
@@ -100,12 +110,19 @@ pub fn command_line(cli: Cli) -> ExitCode {
 /// # Errors
 /// When the system refuses threads.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
 }
 
 /// The first signal reverts and tears down, the second kills, the third leaves at once.
 async fn signals(ui: &Ui, cancel: &Cancel) -> u8 {
-    let kinds = [("SIGINT", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate()), ("SIGHUP", SignalKind::hangup())];
+    let kinds = [
+        ("SIGINT", SignalKind::interrupt()),
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGHUP", SignalKind::hangup()),
+    ];
     let mut streams = Vec::new();
     for (name, kind) in kinds {
         match signal(kind) {
@@ -123,7 +140,9 @@ async fn signals(ui: &Ui, cancel: &Cancel) -> u8 {
         let (name, _, _) = futures::future::select_all(received).await;
         match count {
             1 => {
-                ui.err(&format!("{name}: reverting faults and removing everything; once more kills"));
+                ui.err(&format!(
+                    "{name}: reverting faults and removing everything; once more kills"
+                ));
                 cancel.stop(name);
             }
             2 => {

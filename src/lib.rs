@@ -4,7 +4,7 @@
 //! liveness and safety. For your own scenarios under `cargo test`, see [`libtest_main`]; for a run from a program, [`run`].
 #![doc = include_str!("ARCHITECTURE.md")]
 
-
+pub mod agent;
 pub mod backend;
 pub mod chain;
 pub mod cli;

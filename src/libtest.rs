@@ -51,14 +51,21 @@ fn trial(file: PathBuf) -> Trial {
     let missing = missing_program(&file);
     let ignored = missing.is_some() && !env::requires("chains");
     let kind = missing.map(|program| format!("needs {program}")).unwrap_or_default();
-    Trial::test(name, move || check(&file)).with_kind(kind).with_ignored_flag(ignored)
+    Trial::test(name, move || check(&file))
+        .with_kind(kind)
+        .with_ignored_flag(ignored)
 }
 
 /// A program of the file's versions that is not on this machine.
 fn missing_program(file: &Path) -> Option<String> {
     let plan = run::load(file, BackendKind::Local, None).ok()?;
-    let used = |name: &String| plan.network.version == *name || plan.network.nodes.iter().any(|node| node.version == *name);
-    let binaries = plan.versions.iter().filter(|(name, _)| used(name)).filter_map(|(_, version)| version.binary.clone());
+    let used =
+        |name: &String| plan.network.version == *name || plan.network.nodes.iter().any(|node| node.version == *name);
+    let binaries = plan
+        .versions
+        .iter()
+        .filter(|(name, _)| used(name))
+        .filter_map(|(_, version)| version.binary.clone());
     binaries.into_iter().find(|binary| !on_path(binary))
 }
 
@@ -73,7 +80,8 @@ fn on_path(binary: &str) -> bool {
 /// Runs a file and compares with what it says of itself.
 fn check(file: &Path) -> Result<(), Failed> {
     let seed = env::seed().map_err(|error| error.to_string())?;
-    let plan = run::load(file, BackendKind::Local, seed).map_err(|diagnostics| diagnostics.render(crate::scenario::Look::PLAIN))?;
+    let plan = run::load(file, BackendKind::Local, seed)
+        .map_err(|diagnostics| diagnostics.render(crate::scenario::Look::PLAIN))?;
     let (report, folder) = execute(file, plan.clone())?;
     let wrong = match &plan.outcome {
         None if report.verdict == Verdict::Passed => return Ok(()),
@@ -85,7 +93,12 @@ fn check(file: &Path) -> Result<(), Failed> {
     };
     let logs = summary::logs(&report, &folder);
     let again = Some(summary::again(file, &report));
-    let context = Context { plan: Some(&plan), folder: Some(&folder), again, logs: &logs };
+    let context = Context {
+        plan: Some(&plan),
+        folder: Some(&folder),
+        again,
+        logs: &logs,
+    };
     let summary = summary::summary(&report, &context);
     let text = wrong.map(|wrong| format!("{wrong}\n")).unwrap_or_default() + &summary;
     Err(Failed::from(anstream::adapter::strip_str(&text).to_string()))
@@ -95,9 +108,18 @@ fn execute(file: &Path, plan: Plan) -> Result<(Report, PathBuf), Failed> {
     let exe = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
     let runtime = hidden::runtime().map_err(|error| format!("start a runtime: {error}"))?;
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let folder = env::target_dir().join("trialnet").join(format!("{stem}-{:08x}", rand::random::<u32>()));
-    let options = RunOptions { folder: Some(folder), keep: Keep::Never, exe, cancel: Cancel::default() };
-    let done = runtime.block_on(Box::pin(run::run(file, plan, options, |_, _| {}))).map_err(|error| error.to_string())?;
+    let folder = env::target_dir()
+        .join("trialnet")
+        .join(format!("{stem}-{:08x}", rand::random::<u32>()));
+    let options = RunOptions {
+        folder: Some(folder),
+        keep: Keep::Never,
+        exe,
+        cancel: Cancel::default(),
+    };
+    let done = runtime
+        .block_on(Box::pin(run::run(file, plan, options, |_, _| {})))
+        .map_err(|error| error.to_string())?;
     if !done.leftovers.is_empty() {
         return Err(format!("left behind: {}", done.leftovers.join("; ")).into());
     }
@@ -108,7 +130,10 @@ fn execute(file: &Path, plan: Plan) -> Result<(Report, PathBuf), Failed> {
 fn differs(outcome: &Outcome, report: &Report) -> Option<String> {
     let Outcome { verdict, code, node } = outcome;
     if report.verdict != *verdict {
-        return Some(format!("outcome: {verdict} was expected, the verdict is {}", report.verdict));
+        return Some(format!(
+            "outcome: {verdict} was expected, the verdict is {}",
+            report.verdict
+        ));
     }
     let fits = |finding: &&crate::model::verdict::Finding| {
         code.as_ref().is_none_or(|code| finding.code == *code) && (node.is_none() || finding.node == *node)
@@ -117,5 +142,8 @@ fn differs(outcome: &Outcome, report: &Report) -> Option<String> {
         return None;
     }
     let code = code.as_deref().unwrap_or("any code");
-    Some(format!("outcome: no finding with {code} on {}", node.as_deref().unwrap_or("any node")))
+    Some(format!(
+        "outcome: no finding with {code} on {}",
+        node.as_deref().unwrap_or("any node")
+    ))
 }

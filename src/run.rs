@@ -6,8 +6,7 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
-use crate::backend::Trouble;
-use crate::backend::local::{self, Local, LocalOptions};
+use crate::backend::local::{Local, LocalOptions, capabilities};
 use crate::chain::adapter;
 use crate::engine::{self, Cancel, Keep, Setup};
 use crate::model::verdict::Report;
@@ -40,37 +39,38 @@ pub struct Done {
     pub folder: PathBuf,
 }
 
-/// Why a run could not even begin, or could not be kept.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The run folder cannot be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The system does not offer what the backend needs.
-    #[error(transparent)]
-    Trouble(#[from] Trouble),
-}
-
 /// Reads and checks a scenario file; without a seed, there or here, one is drawn.
 ///
 /// # Errors
 /// Everything that is wrong with the file, at once.
 pub fn load(file: &Path, backend: BackendKind, seed: Option<u64>) -> Result<Plan, Diagnostics> {
-    let capabilities = local::capabilities();
-    scenario::load(file, &scenario::Options { seed, backend, capabilities: &capabilities, adapter })
+    scenario::load(
+        file,
+        &scenario::Options {
+            seed,
+            backend,
+            capabilities: capabilities(),
+            adapter,
+        },
+    )
 }
 
 /// Runs a plan on the backend that it names. `watch` sees every event after the run folder has it; the folder's path is its first argument.
 ///
 /// # Errors
-/// When the run cannot begin. Whatever happens later is in the report.
+/// When the run folder cannot be used. Whatever else happens is in the report.
 pub async fn run(
     file: &Path,
     plan: Plan,
     options: RunOptions,
     mut watch: impl FnMut(&Path, &Event) + Send,
-) -> Result<Done, RunError> {
-    let RunOptions { folder, keep, exe, cancel } = options;
+) -> Result<Done, FolderError> {
+    let RunOptions {
+        folder,
+        keep,
+        exe,
+        cancel,
+    } = options;
     let run = run_id();
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let path = match folder {
@@ -81,8 +81,11 @@ pub async fn run(
     // Nodes start in their homes, so every path that reaches them has to be absolute.
     let path = std::path::absolute(&path).unwrap_or(path);
     let (records, events) = mpsc::unbounded_channel();
-    let options = LocalOptions { exe, run_dir: path.clone(), run_id: run.clone(), scenario: plan.scenario.clone(), events: records };
-    let deployer = Arc::new(Local::new(options)?);
+    let options = LocalOptions {
+        scenario: plan.scenario.clone(),
+        ..LocalOptions::new(exe, path.clone(), run.clone())
+    };
+    let deployer = Arc::new(Local::new(options, records));
     let adapter = adapter(plan.network.chain);
     let mut unwritten = None;
     let mut sink = |event: Event| {
@@ -92,12 +95,25 @@ pub async fn run(
         watch(&path, &event);
     };
     let plan = Arc::new(plan);
-    let setup = Setup { plan, run, deployer, events, adapter, cancel, sink: &mut sink, keep };
+    let setup = Setup {
+        plan,
+        run,
+        deployer,
+        events,
+        adapter,
+        cancel,
+        sink: &mut sink,
+        keep,
+    };
     let finished = Box::pin(engine::run(setup)).await;
     match unwritten {
         // A verdict that nobody can check is none.
-        Some(error) => Err(error.into()),
-        None => Ok(Done { report: finished.report, leftovers: finished.leftovers, folder: path }),
+        Some(error) => Err(error),
+        None => Ok(Done {
+            report: finished.report,
+            leftovers: finished.leftovers,
+            folder: path,
+        }),
     }
 }
 

@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Addresses, Capabilities, ComponentState, Deployer, Job, JobOutput, LinkEvidence, LinkId, LinkShape, NodeAddresses, NodeOps,
-    NodeSpec, NodeState, RunState, Teardown, Trouble, Wanted,
+    Addresses, Capabilities, ComponentState, Deployer, Job, JobOutput, LinkEvidence, LinkId, LinkShape, NodeAddresses,
+    NodeOps, NodeSpec, NodeState, RunState, Teardown, Trouble, Wanted,
 };
 use crate::model::{Ms, NodeName, Plan};
 use crate::quorum::{self, Effect, Engine, Forecast};
@@ -79,9 +79,24 @@ impl Memory {
     #[must_use]
     pub fn new(plan: Arc<Plan>, tamper: Tamper) -> (Self, mpsc::UnboundedReceiver<Record>) {
         let (events, receiver) = mpsc::unbounded_channel();
-        let world = World { plan, tamper, nodes: Vec::new(), shapes: Vec::new(), height: 0, destroyed: false };
-        let capabilities = Arc::new(Capabilities { backend: "memory", lacks: BTreeMap::new() });
-        let memory = Self { world: Arc::new(Mutex::new(world)), events, capabilities, over: CancellationToken::new() };
+        let world = World {
+            plan,
+            tamper,
+            nodes: Vec::new(),
+            shapes: Vec::new(),
+            height: 0,
+            destroyed: false,
+        };
+        let capabilities = Arc::new(Capabilities {
+            backend: "memory",
+            lacks: BTreeMap::new(),
+        });
+        let memory = Self {
+            world: Arc::new(Mutex::new(world)),
+            events,
+            capabilities,
+            over: CancellationToken::new(),
+        };
         (memory, receiver)
     }
 
@@ -97,7 +112,11 @@ impl Memory {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let world = self.lock();
-        world.destroyed && world.nodes.iter().all(|node| node.server.is_cancelled() && *node.run.borrow() == RunState::Gone)
+        world.destroyed
+            && world
+                .nodes
+                .iter()
+                .all(|node| node.server.is_cancelled() && *node.run.borrow() == RunState::Gone)
     }
 
     /// The plan that it plays.
@@ -112,7 +131,11 @@ impl Memory {
 
     fn with<T>(&self, node: &str, act: impl FnOnce(&mut MemoryNode) -> T) -> Result<T, Trouble> {
         let mut world = self.lock();
-        let known = world.nodes.iter_mut().find(|known| known.name == node).ok_or_else(|| unknown(node))?;
+        let known = world
+            .nodes
+            .iter_mut()
+            .find(|known| known.name == node)
+            .ok_or_else(|| unknown(node))?;
         Ok(act(known))
     }
 
@@ -139,7 +162,12 @@ impl Memory {
             node.generation += 1;
             node.run.send_replace(RunState::Running);
             let (pid, generation) = (node.pid(index), node.generation);
-            let event = NodeEvent::Started { component: "node".to_owned(), pid, generation, version };
+            let event = NodeEvent::Started {
+                component: "node".to_owned(),
+                pid,
+                generation,
+                version,
+            };
             // Nobody listens any more once the run is over.
             drop(self.events.send(Record::Node { node: name, event }));
         }
@@ -150,7 +178,10 @@ impl Memory {
             .route("/abci_info", get(abci_info))
             .route("/net_info", get(net_info))
             .route("/validators", get(validators))
-            .with_state(Rpc { memory: self.clone(), index });
+            .with_state(Rpc {
+                memory: self.clone(),
+                index,
+            });
         let serving = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
         tokio::spawn(serving.into_future());
         Ok(())
@@ -193,7 +224,13 @@ impl World {
             let mut queue = vec![start];
             while let Some(here) = queue.pop() {
                 for &(a, b) in &self.plan.network.links {
-                    let there = if a == here { b } else if b == here { a } else { continue };
+                    let there = if a == here {
+                        b
+                    } else if b == here {
+                        a
+                    } else {
+                        continue;
+                    };
                     if up(there) && !self.is_cut(a, b) && seen.insert(there) {
                         queue.push(there);
                     }
@@ -221,8 +258,15 @@ impl World {
             powers: network.nodes.iter().map(|node| node.power).collect(),
             links: network.links.iter().map(ordered).collect(),
         };
-        let down = (0..self.nodes.len()).filter(|&index| *self.nodes[index].run.borrow() != RunState::Running).collect();
-        let cut = network.links.iter().filter(|&&(a, b)| self.is_cut(a, b)).map(ordered).collect();
+        let down = (0..self.nodes.len())
+            .filter(|&index| *self.nodes[index].run.borrow() != RunState::Running)
+            .collect();
+        let cut = network
+            .links
+            .iter()
+            .filter(|&&(a, b)| self.is_cut(a, b))
+            .map(ordered)
+            .collect();
         (net, vec![Effect::Down(down), Effect::Cut(cut)])
     }
 }
@@ -247,7 +291,10 @@ impl MemoryNode {
             asked,
             tail: Vec::new(),
         };
-        drop(events.send(Record::Node { node: self.name.clone(), event }));
+        drop(events.send(Record::Node {
+            node: self.name.clone(),
+            event,
+        }));
     }
 }
 
@@ -259,12 +306,23 @@ impl Deployer for Memory {
     fn reserve<'a>(&'a self, wanted: &'a [Wanted], links: &'a [LinkId]) -> BoxFuture<'a, Result<Addresses, Trouble>> {
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let node = |wanted: &Wanted| {
-            let ports = wanted.ports.iter().map(|port| (port.name.to_owned(), port.number)).collect();
-            let volumes = wanted.volumes.iter().map(|volume| (volume.clone(), PathBuf::from("/").join(volume))).collect();
+            let ports = wanted
+                .ports
+                .iter()
+                .map(|port| (port.name.to_owned(), port.number))
+                .collect();
+            let volumes = wanted
+                .volumes
+                .iter()
+                .map(|volume| (volume.clone(), PathBuf::from("/").join(volume)))
+                .collect();
             (wanted.node.clone(), NodeAddresses { ip, ports, volumes })
         };
         let nodes = wanted.iter().map(node).collect();
-        let links = links.iter().map(|link| (link.clone(), SocketAddr::new(ip, 1))).collect();
+        let links = links
+            .iter()
+            .map(|link| (link.clone(), SocketAddr::new(ip, 1)))
+            .collect();
         async move { Ok(Addresses { nodes, links }) }.boxed()
     }
 
@@ -277,16 +335,25 @@ impl Deployer for Memory {
             for spec in specs {
                 // Bound once to learn a free port, which the node keeps over all its generations.
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-                let address = listener.and_then(|listener| listener.local_addr()).map_err(|error| Trouble {
-                    code: "infra/address".to_owned(),
-                    node: Some(spec.name.clone()),
-                    expected: "a free port".to_owned(),
-                    seen: error.to_string(),
-                })?;
+                let address = listener
+                    .and_then(|listener| listener.local_addr())
+                    .map_err(|error| Trouble {
+                        code: "infra/address".to_owned(),
+                        node: Some(spec.name.clone()),
+                        expected: "a free port".to_owned(),
+                        seen: error.to_string(),
+                    })?;
                 let (run, _) = watch::channel(RunState::Gone);
                 let server = CancellationToken::new();
                 server.cancel();
-                let node = MemoryNode { name: spec.name.clone(), address, generation: 0, height: 0, run, server };
+                let node = MemoryNode {
+                    name: spec.name.clone(),
+                    address,
+                    generation: 0,
+                    height: 0,
+                    run,
+                    server,
+                };
                 self.lock().nodes.push(node);
             }
             for (index, spec) in specs.iter().enumerate() {
@@ -324,7 +391,11 @@ impl NodeOps for Memory {
             Tamper::KillNothing => Ok(()),
             Tamper::KillMore => {
                 let mut world = self.lock();
-                let next = world.nodes.iter().position(|known| known.name == node).map(|index| index + 1);
+                let next = world
+                    .nodes
+                    .iter()
+                    .position(|known| known.name == node)
+                    .map(|index| index + 1);
                 let (next, count) = (next.unwrap_or(0), world.nodes.len());
                 world.nodes[next % count].end(&self.events, None, false);
                 drop(world);
@@ -347,7 +418,11 @@ impl NodeOps for Memory {
                 if world.tamper == Tamper::StartNothing {
                     return Err(unknown("the program"));
                 }
-                world.nodes.iter().position(|known| known.name == node).ok_or_else(|| unknown(node))?
+                world
+                    .nodes
+                    .iter()
+                    .position(|known| known.name == node)
+                    .ok_or_else(|| unknown(node))?
             };
             self.serve(index).await
         }
@@ -355,12 +430,16 @@ impl NodeOps for Memory {
     }
 
     fn pause<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
-        let done = self.with(node, |node| node.run.send_replace(RunState::Paused)).map(|_| ());
+        let done = self
+            .with(node, |node| node.run.send_replace(RunState::Paused))
+            .map(|_| ());
         async { done }.boxed()
     }
 
     fn resume<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
-        let done = self.with(node, |node| node.run.send_replace(RunState::Running)).map(|_| ());
+        let done = self
+            .with(node, |node| node.run.send_replace(RunState::Running))
+            .map(|_| ());
         async { done }.boxed()
     }
 
@@ -394,7 +473,11 @@ impl NodeOps for Memory {
                     let latency = shape.map_or(Ms(0), |shape| shape.latency);
                     let bytes = if cut { 0 } else { world.height };
                     let first_byte = (!cut && latency < limit).then_some(latency);
-                    LinkEvidence { link: link.clone(), first_byte, open: Some(BTreeMap::from([(1, bytes)])) }
+                    LinkEvidence {
+                        link: link.clone(),
+                        first_byte,
+                        open: Some(BTreeMap::from([(1, bytes)])),
+                    }
                 };
                 links.iter().map(evidence).collect()
             };
@@ -454,7 +537,11 @@ fn result(value: Value) -> Answer {
 
 /// The hash of the block at a height.
 fn hash(height: u64) -> String {
-    if height == 0 { String::new() } else { format!("{height:064X}") }
+    if height == 0 {
+        String::new()
+    } else {
+        format!("{height:064X}")
+    }
 }
 
 async fn status(State(rpc): State<Rpc>) -> Answer {
@@ -475,7 +562,11 @@ async fn status(State(rpc): State<Rpc>) -> Answer {
 
 async fn blockchain(State(rpc): State<Rpc>, Query(range): Query<BTreeMap<String, String>>) -> Answer {
     let height = rpc.height().await?;
-    let number = |key: &str| range.get(key).and_then(|text| text.trim_matches('"').parse::<u64>().ok());
+    let number = |key: &str| {
+        range
+            .get(key)
+            .and_then(|text| text.trim_matches('"').parse::<u64>().ok())
+    };
     let last = number("maxHeight").unwrap_or(height).min(height);
     let first = number("minHeight").unwrap_or(1).max(last.saturating_sub(19)).max(1);
     let meta = |height: u64| {
@@ -493,7 +584,10 @@ async fn blockchain(State(rpc): State<Rpc>, Query(range): Query<BTreeMap<String,
 
 async fn block_results(State(rpc): State<Rpc>, Query(query): Query<BTreeMap<String, String>>) -> Answer {
     let latest = rpc.height().await?;
-    let height = query.get("height").and_then(|text| text.trim_matches('"').parse().ok()).unwrap_or(latest);
+    let height = query
+        .get("height")
+        .and_then(|text| text.trim_matches('"').parse().ok())
+        .unwrap_or(latest);
     result(json!({"height": height.to_string(), "txs_results": null, "app_hash": hash(height)}))
 }
 

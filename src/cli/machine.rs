@@ -11,7 +11,12 @@ use crate::model::Ms;
 use crate::ui::Ui;
 
 /// Programs of chains that `doctor` looks for.
-const CHAINS: &[&str] = &["cometbft-0.37.18", "cometbft-0.38.17", "cometbft-0.38.26", "cometbft-1.0.1"];
+const CHAINS: &[&str] = &[
+    "cometbft-0.37.18",
+    "cometbft-0.38.17",
+    "cometbft-0.38.26",
+    "cometbft-1.0.1",
+];
 /// A run of 100 nodes keeps about so many files open in its guard.
 const WANTED_FILES: u64 = 4096;
 
@@ -20,7 +25,11 @@ const WANTED_FILES: u64 = 4096;
 pub fn ps(ui: &Ui) -> u8 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().into();
     let row = |entry: RunEntry| Row {
-        state: if entry.life() == Life::LeftOver { State::LeftOver } else { State::Up },
+        state: if entry.life() == Life::LeftOver {
+            State::LeftOver
+        } else {
+            State::Up
+        },
         pid: entry.owner.pid,
         age: Some(Ms::since(now, Ms(entry.began))),
         run: entry.run,
@@ -51,7 +60,13 @@ pub fn doctor(ui: &Ui) -> u8 {
 fn check(name: &str, seen: Result<String, String>, help: &str) -> Check {
     let ok = seen.is_ok();
     let detail = seen.unwrap_or_else(|detail| detail);
-    Check { name: name.to_owned(), ok, optional: false, detail, help: Some(help.to_owned()) }
+    Check {
+        name: name.to_owned(),
+        ok,
+        optional: false,
+        detail,
+        help: Some(help.to_owned()),
+    }
 }
 
 /// Every node and link has a loopback address of its own on Linux.
@@ -62,12 +77,22 @@ fn loopback() -> Check {
         Err(error) if cfg!(target_os = "linux") => Err(format!("127.126.1.1 cannot be listened at: {error}")),
         Err(_) => Ok("nodes share 127.0.0.1 and get ports of their own".to_owned()),
     };
-    check("loopback addresses", seen, "bring the loopback interface up: ip link set lo up")
+    check(
+        "loopback addresses",
+        seen,
+        "bring the loopback interface up: ip link set lo up",
+    )
 }
 
 fn state() -> Check {
-    let seen = registry::state_dir().map(|dir| dir.display().to_string()).map_err(|error| error.to_string());
-    check("registry of runs", seen, "name a folder that you may write in TRIALNET_STATE_DIR")
+    let seen = registry::state_dir()
+        .map(|dir| dir.display().to_string())
+        .map_err(|error| error.to_string());
+    check(
+        "registry of runs",
+        seen,
+        "name a folder that you may write in TRIALNET_STATE_DIR",
+    )
 }
 
 fn files() -> Check {
@@ -82,17 +107,31 @@ fn files() -> Check {
 
 fn left_over() -> Check {
     let left = registry::gc(true);
-    let seen = if left.is_empty() { Ok("nothing".to_owned()) } else { Err(left.join("; ")) };
-    Check { optional: true, ..check("left over by dead runs", seen, "trialnet gc removes it") }
+    let seen = if left.is_empty() {
+        Ok("nothing".to_owned())
+    } else {
+        Err(left.join("; "))
+    };
+    Check {
+        optional: true,
+        ..check("left over by dead runs", seen, "trialnet gc removes it")
+    }
 }
 
 fn chain(program: &str) -> Check {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file());
-    let seen = found.map(|path| path.display().to_string()).ok_or_else(|| "not on PATH".to_owned());
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file());
+    let seen = found
+        .map(|path| path.display().to_string())
+        .ok_or_else(|| "not on PATH".to_owned());
     let version = program.trim_start_matches("cometbft-");
     let help = format!(
         "go install github.com/cometbft/cometbft/cmd/cometbft@v{version}, and name the program {program}; only scenarios with this version need it"
     );
-    Check { optional: true, ..check(program, seen, &help) }
+    Check {
+        optional: true,
+        ..check(program, seen, &help)
+    }
 }

@@ -49,8 +49,15 @@ pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
         let failed = codes.iter().any(|code| *code != exit::PASSED);
         let stop = cancel.stop.is_cancelled() || (args.fail_fast && failed);
         while running.len() < args.jobs.get() && !stop {
-            let Some(((file, plan), folder)) = waiting.pop_front() else { break };
-            let options = RunOptions { folder, keep: args.keep.into(), exe: exe.to_owned(), cancel: cancel.clone() };
+            let Some(((file, plan), folder)) = waiting.pop_front() else {
+                break;
+            };
+            let options = RunOptions {
+                folder,
+                keep: args.keep.into(),
+                exe: exe.to_owned(),
+                cancel: cancel.clone(),
+            };
             running.spawn(Box::pin(one(file, plan, options, ui.clone(), several)));
         }
         match running.join_next().await {
@@ -59,7 +66,10 @@ pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
         }
     }
     if !waiting.is_empty() {
-        ui.err(&format!("{} not started", crate::report::words::count(waiting.len(), "scenario")));
+        ui.err(&format!(
+            "{} not started",
+            crate::report::words::count(waiting.len(), "scenario")
+        ));
         if cancel.stop.is_cancelled() {
             codes.push(exit::INTERRUPTED);
         }
@@ -86,8 +96,14 @@ async fn one(file: PathBuf, plan: Plan, options: RunOptions, ui: Ui, several: bo
     let mut terminal = None;
     let shown = plan.clone();
     let watch = |folder: &Path, event: &crate::record::Event| {
-        let options = || Options { several, file: file.clone(), folder: Some(shorter(folder)) };
-        terminal.get_or_insert_with(|| Terminal::new(&ui, &shown, options())).event(event);
+        let options = || Options {
+            several,
+            file: file.clone(),
+            folder: Some(shorter(folder)),
+        };
+        terminal
+            .get_or_insert_with(|| Terminal::new(&ui, &shown, options()))
+            .event(event);
     };
     match Box::pin(run::run(&file, plan, options, watch)).await {
         Ok(done) => {
@@ -97,11 +113,7 @@ async fn one(file: PathBuf, plan: Plan, options: RunOptions, ui: Ui, several: bo
             exit::code(done.report.verdict)
         }
         Err(error) => {
-            let help = match &error {
-                run::RunError::Folder(error) => Some(error.help()),
-                run::RunError::Trouble(_) => None,
-            };
-            ui.error(&error, help);
+            ui.error(&error, Some(error.help()));
             exit::INFRASTRUCTURE
         }
     }

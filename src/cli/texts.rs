@@ -23,9 +23,9 @@ pub fn explain(args: &ExplainArgs, ui: &Ui) -> u8 {
         return exit::PASSED;
     };
     let Some((code, title, text)) = codes::find(wanted) else {
-        let near = codes::all().map(|(code, _, _)| *code).max_by(|a, b| {
-            strsim::jaro_winkler(a, wanted).total_cmp(&strsim::jaro_winkler(b, wanted))
-        });
+        let near = codes::all()
+            .map(|(code, _, _)| *code)
+            .max_by(|a, b| strsim::jaro_winkler(a, wanted).total_cmp(&strsim::jaro_winkler(b, wanted)));
         let near = near.map(|code| format!("; did you mean {code}?")).unwrap_or_default();
         ui.err(&format!("{} there is no code {wanted}{near}", paint::bad("error:")));
         ui.err(&format!("{} `trialnet explain` lists all", paint::good(" help:")));
@@ -49,7 +49,10 @@ pub fn init(args: &InitArgs, ui: &Ui) -> u8 {
         .and_then(|mut file| file.write_all(text.as_bytes()));
     match written {
         Ok(()) => {
-            ui.out(&format!("{0} is written; run it with: trialnet run {0}", args.file.display()));
+            ui.out(&format!(
+                "{0} is written; run it with: trialnet run {0}",
+                args.file.display()
+            ));
             exit::PASSED
         }
         Err(error) => {

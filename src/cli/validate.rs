@@ -15,7 +15,11 @@ pub fn run(args: &ValidateArgs, ui: &Ui) -> u8 {
             return exit::NOTHING_SELECTED;
         }
     };
-    let mut code = if files.is_empty() { exit::NOTHING_SELECTED } else { exit::PASSED };
+    let mut code = if files.is_empty() {
+        exit::NOTHING_SELECTED
+    } else {
+        exit::PASSED
+    };
     for file in files {
         match run::load(&file, args.backend.into(), None) {
             Ok(plan) => {
@@ -51,4 +55,7 @@ pub fn plan(args: &PlanArgs, ui: &Ui) -> u8 {
 }
 
 /// How diagnostics are drawn here; the printer takes the colours out where none are wanted.
-pub(super) const LOOK: Look = Look { color: true, ..Look::PLAIN };
+pub(super) const LOOK: Look = Look {
+    color: true,
+    ..Look::PLAIN
+};

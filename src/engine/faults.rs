@@ -50,7 +50,9 @@ impl Faults {
     /// Asks, and waits for the reply.
     pub(super) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, String> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).map_err(|_| "the keeper of faults is gone".to_owned())?;
+        self.requests
+            .send(request(reply))
+            .map_err(|_| "the keeper of faults is gone".to_owned())?;
         answer.await.map_err(|_| "the keeper of faults is gone".to_owned())
     }
 }
@@ -100,7 +102,16 @@ impl Keeper {
             .collect();
         let ops = Arc::clone(&prober.ops);
         let (on, ended, verifying) = (Vec::new(), BTreeSet::new(), JoinSet::new());
-        let mut keeper = Self { plan, ops, prober, desk, on, present, ended, verifying };
+        let mut keeper = Self {
+            plan,
+            ops,
+            prober,
+            desk,
+            on,
+            present,
+            ended,
+            verifying,
+        };
         tokio::spawn(async move {
             loop {
                 let next = keeper.on.iter().filter_map(|active| active.ends).min();
@@ -138,8 +149,14 @@ impl Keeper {
     async fn inject(&mut self, fault: Fault, targets: Vec<NodeName>) -> Result<(), String> {
         let id = fault.id.clone();
         let record = |state, detail: String| fault_record(&id, state, &targets, detail);
-        self.desk.record(record(FaultState::Planned, fault.kind.word().to_owned()));
-        let active = Active { fault: fault.clone(), targets: targets.clone(), started: BTreeSet::new(), ends: None };
+        self.desk
+            .record(record(FaultState::Planned, fault.kind.word().to_owned()));
+        let active = Active {
+            fault: fault.clone(),
+            targets: targets.clone(),
+            started: BTreeSet::new(),
+            ends: None,
+        };
         let done = match fault.kind {
             FaultKind::Restart => return self.restart(&active).await,
             _ => {
@@ -166,9 +183,15 @@ impl Keeper {
     /// Does to nodes and links what the fault says.
     async fn strike(&self, Active { fault, targets, .. }: &Active) -> Result<(), Trouble> {
         match &fault.kind {
-            FaultKind::Kill => try_join_all(targets.iter().map(|node| self.ops.kill(node))).await.map(drop),
-            FaultKind::Pause => try_join_all(targets.iter().map(|node| self.ops.pause(node))).await.map(drop),
-            FaultKind::Stop => try_join_all(targets.iter().map(|node| self.ops.stop(node, STOP_GRACE))).await.map(drop),
+            FaultKind::Kill => try_join_all(targets.iter().map(|node| self.ops.kill(node)))
+                .await
+                .map(drop),
+            FaultKind::Pause => try_join_all(targets.iter().map(|node| self.ops.pause(node)))
+                .await
+                .map(drop),
+            FaultKind::Stop => try_join_all(targets.iter().map(|node| self.ops.stop(node, STOP_GRACE)))
+                .await
+                .map(drop),
             FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
                 self.ops.shape(&shapes(&self.plan, &self.on)).await
             }
@@ -182,7 +205,9 @@ impl Keeper {
 
     /// Tells a devnode to misbehave, or to behave.
     async fn tell(&self, node: &str, how: Option<&str>) -> Result<(), Trouble> {
-        let Some(rpc) = self.prober.rpc.get(node) else { return Ok(()) };
+        let Some(rpc) = self.prober.rpc.get(node) else {
+            return Ok(());
+        };
         let told = match how {
             Some(how) => rpc.misbehave(how).await,
             None => rpc.behave().await,
@@ -211,10 +236,25 @@ impl Keeper {
             FaultKind::Delay { latency, jitter, .. } => {
                 let shapes = shapes(&self.plan, &self.on);
                 let cut = |link: &LinkId| shapes.iter().any(|shape| shape.link == *link && shape.cut);
-                let links: Vec<_> = self.live(links_of(&self.plan, active)).into_iter().filter(|link| !cut(link)).collect();
+                let links: Vec<_> = self
+                    .live(links_of(&self.plan, active))
+                    .into_iter()
+                    .filter(|link| !cut(link))
+                    .collect();
                 // Faults that were on before may add to it, so only the least is exact.
-                let most = shapes.iter().map(|shape| shape.latency + shape.jitter).max().unwrap_or_default();
-                self.prober.slow(&links, Ms(latency.0.saturating_sub(jitter.0)), Ms(most.0 * 2), VERIFY + *latency).await
+                let most = shapes
+                    .iter()
+                    .map(|shape| shape.latency + shape.jitter)
+                    .max()
+                    .unwrap_or_default();
+                self.prober
+                    .slow(
+                        &links,
+                        Ms(latency.0.saturating_sub(jitter.0)),
+                        Ms(most.0 * 2),
+                        VERIFY + *latency,
+                    )
+                    .await
             }
             FaultKind::Misbehave { how, .. } => Ok(format!("the node confirms {how}")),
             FaultKind::Restart => Ok(String::new()),
@@ -226,7 +266,10 @@ impl Keeper {
         let Active { fault, targets, .. } = active;
         let record = |state, detail: String| self.desk.record(fault_record(&fault.id, state, targets, detail));
         let old = try_join_all(targets.iter().map(|node| self.prober.generation(node))).await?;
-        if let Some(node) = targets.iter().find(|node| want(&self.on, &self.present, node) != Want::Running) {
+        if let Some(node) = targets
+            .iter()
+            .find(|node| want(&self.on, &self.present, node) != Want::Running)
+        {
             return Err(format!("{node} is held by another fault and cannot be restarted"));
         }
         let stopping = targets.iter().map(|node| self.ops.stop(node, STOP_GRACE));
@@ -239,10 +282,16 @@ impl Keeper {
         let gone = all(targets.iter().map(|node| self.prober.gone(node, VERIFY))).await;
         let gone = gone.inspect_err(|seen| record(FaultState::NoEffect, seen.clone()))?;
         record(FaultState::Verified, gone);
-        try_join_all(targets.iter().map(|node| self.ops.start(node))).await.map_err(starting)?;
+        try_join_all(targets.iter().map(|node| self.ops.start(node)))
+            .await
+            .map_err(starting)?;
         record(FaultState::Reverted, String::new());
         let limit = self.plan.limits.start;
-        let back = all(targets.iter().zip(old).map(|(node, old)| self.prober.answering(node, Some(old), limit))).await;
+        let back = all(targets
+            .iter()
+            .zip(old)
+            .map(|(node, old)| self.prober.answering(node, Some(old), limit)))
+        .await;
         let back = back.inspect_err(|seen| record(FaultState::RevertFailed, seen.clone()))?;
         record(FaultState::RevertVerified, back);
         self.ended.insert(fault.id.clone());
@@ -267,15 +316,21 @@ impl Keeper {
         let mut verifications = Vec::new();
         for id in ids {
             let Some(position) = self.on.iter().position(|active| active.fault.id == *id) else {
-                let targets = self.plan.fault(id).map(|fault| fault.targets.nodes().to_vec()).unwrap_or_default();
-                self.desk.record(fault_record(id, FaultState::AlreadyEnded, &targets, String::new()));
+                let targets = self
+                    .plan
+                    .fault(id)
+                    .map(|fault| fault.targets.nodes().to_vec())
+                    .unwrap_or_default();
+                self.desk
+                    .record(fault_record(id, FaultState::AlreadyEnded, &targets, String::new()));
                 continue;
             };
             // A fault whose effect has gone by itself was not there all the time that it was taken to be.
             let active = self.on[position].clone();
             if let Err(seen) = self.still_on(&active).await {
                 let detail = format!("its effect vanished before its end: {seen}");
-                self.desk.record(fault_record(id, FaultState::NoEffect, &active.targets, detail));
+                self.desk
+                    .record(fault_record(id, FaultState::NoEffect, &active.targets, detail));
             }
             self.on.remove(position);
             self.ended.insert(id.clone());
@@ -283,12 +338,16 @@ impl Keeper {
         }
         let (desk, prober) = (self.desk.clone(), self.prober.clone());
         let limit = self.plan.limits.start;
-        let jobs: Vec<_> = verifications.into_iter().map(|(active, done)| (self.back(&active), active, done)).collect();
+        let jobs: Vec<_> = verifications
+            .into_iter()
+            .map(|(active, done)| (self.back(&active), active, done))
+            .collect();
         self.verifying.spawn(async move {
             let verified = join_all(jobs.into_iter().map(|(back, active, done)| {
                 let (desk, prober) = (&desk, &prober);
                 async move {
-                    let record = |state, seen| desk.record(fault_record(&active.fault.id, state, &active.targets, seen));
+                    let record =
+                        |state, seen| desk.record(fault_record(&active.fault.id, state, &active.targets, seen));
                     let seen = match done {
                         Ok(()) => back.verify(prober, limit).await,
                         Err(trouble) => Err(trouble),
@@ -315,7 +374,9 @@ impl Keeper {
             FaultKind::Kill | FaultKind::Stop if active.fault.lasts != Lasts::Platform => {
                 all(targets.map(|node| self.prober.gone(node, Ms(500)))).await.map(drop)
             }
-            FaultKind::Pause => all(targets.map(|node| self.prober.paused(node, Ms(500)))).await.map(drop),
+            FaultKind::Pause => all(targets.map(|node| self.prober.paused(node, Ms(500))))
+                .await
+                .map(drop),
             FaultKind::Partition { .. } | FaultKind::Isolate { .. } => {
                 let links = self.live(links_of(&self.plan, active));
                 self.prober.cut(&links, &[], Ms(500)).await.map(drop)
@@ -353,16 +414,22 @@ impl Keeper {
                     !active.started.contains(*node)
                         && matches!(want(&self.on, &self.present, node), Want::Running | Want::Paused)
                 };
-                try_join_all(active.targets.iter().filter(up).map(|node| self.raise(node))).await.map(drop)
+                try_join_all(active.targets.iter().filter(up).map(|node| self.raise(node)))
+                    .await
+                    .map(drop)
             }
             FaultKind::Pause => {
                 let awake = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
-                try_join_all(active.targets.iter().filter(awake).map(|node| self.ops.resume(node))).await.map(drop)
+                try_join_all(active.targets.iter().filter(awake).map(|node| self.ops.resume(node)))
+                    .await
+                    .map(drop)
             }
             FaultKind::Misbehave { .. } => {
                 let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
                 // A node that hangs cannot be told, so a process of it that misbehaves no more is as good.
-                try_join_all(active.targets.iter().filter(up).map(|node| self.tame(node))).await.map(drop)
+                try_join_all(active.targets.iter().filter(up).map(|node| self.tame(node)))
+                    .await
+                    .map(drop)
             }
             FaultKind::Restart => Ok(()),
         }
@@ -371,7 +438,10 @@ impl Keeper {
     /// Starts a node that is down, unless an earlier try has started it already.
     async fn raise(&self, node: &str) -> Result<(), Trouble> {
         let running = self.ops.state(node).await.is_ok_and(|state| {
-            state.components.iter().all(|component| component.run == crate::backend::RunState::Running)
+            state
+                .components
+                .iter()
+                .all(|component| component.run == crate::backend::RunState::Running)
         });
         if running {
             return Ok(());
@@ -394,7 +464,12 @@ impl Keeper {
             FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
                 let shapes = shapes(&self.plan, &self.on);
                 let clear = |link: &LinkId| !shapes.iter().any(|shape| shape.link == *link);
-                Back::Links(self.live(links_of(&self.plan, active)).into_iter().filter(clear).collect())
+                Back::Links(
+                    self.live(links_of(&self.plan, active))
+                        .into_iter()
+                        .filter(clear)
+                        .collect(),
+                )
             }
             _ => Back::Nodes(
                 (active.targets.iter())
@@ -423,10 +498,12 @@ impl Keeper {
         }
         let limit = self.plan.limits.start;
         let seen = all(nodes.iter().map(|node| self.prober.answering(node, None, limit))).await?;
-        let over = |active: &Active| !active.started.is_empty() && active.targets.iter().all(|t| active.started.contains(t));
+        let over =
+            |active: &Active| !active.started.is_empty() && active.targets.iter().all(|t| active.started.contains(t));
         for active in self.on.extract_if(.., |active| over(active)) {
             for state in [FaultState::Reverted, FaultState::RevertVerified] {
-                self.desk.record(fault_record(&active.fault.id, state, &active.targets, seen.clone()));
+                self.desk
+                    .record(fault_record(&active.fault.id, state, &active.targets, seen.clone()));
             }
             self.ended.insert(active.fault.id);
         }
@@ -449,14 +526,18 @@ impl Keeper {
                 }
             }
             let (targets, detail) = (&active.targets, "the network is being removed".to_owned());
-            self.desk.record(fault_record(&active.fault.id, FaultState::Reverted, targets, detail));
+            self.desk
+                .record(fault_record(&active.fault.id, FaultState::Reverted, targets, detail));
         }
     }
 
     /// Links whose ends are both up, so that bytes could pass.
     fn live(&self, links: Vec<LinkId>) -> Vec<LinkId> {
         let up = |node: &str| want(&self.on, &self.present, node) == Want::Running;
-        links.into_iter().filter(|link| up(&link.from) && up(&link.to)).collect()
+        links
+            .into_iter()
+            .filter(|link| up(&link.from) && up(&link.to))
+            .collect()
     }
 }
 
@@ -480,9 +561,8 @@ fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
     if !present.contains(node) {
         return Want::Absent;
     }
-    let struck = |active: &&Active| {
-        active.targets.iter().any(|target| target == node) && !active.started.contains(node)
-    };
+    let struck =
+        |active: &&Active| active.targets.iter().any(|target| target == node) && !active.started.contains(node);
     let mut want = Want::Running;
     for active in on.iter().filter(struck) {
         match active.fault.kind {
@@ -499,7 +579,12 @@ fn shapes(plan: &Plan, on: &[Active]) -> Vec<LinkShape> {
     let mut shapes: BTreeMap<LinkId, LinkShape> = BTreeMap::new();
     for active in on {
         for link in links_of(plan, active) {
-            let clear = LinkShape { link: link.clone(), cut: false, latency: Ms(0), jitter: Ms(0) };
+            let clear = LinkShape {
+                link: link.clone(),
+                cut: false,
+                latency: Ms(0),
+                jitter: Ms(0),
+            };
             let shape = shapes.entry(link).or_insert(clear);
             match &active.fault.kind {
                 FaultKind::Delay { latency, jitter, .. } => {
@@ -521,23 +606,35 @@ fn links_of(plan: &Plan, active: &Active) -> Vec<LinkId> {
             side(from) != side(to)
         }
         FaultKind::Isolate { .. } => active.targets.iter().any(|target| target == from || target == to),
-        FaultKind::Delay { links, .. } => {
-            links.iter().any(|(a, b)| (a == from && b == to) || (a == to && b == from))
-        }
+        FaultKind::Delay { links, .. } => links
+            .iter()
+            .any(|(a, b)| (a == from && b == to) || (a == to && b == from)),
         _ => false,
     };
-    all_links(plan).into_iter().filter(|link| concerned(&link.from, &link.to)).collect()
+    all_links(plan)
+        .into_iter()
+        .filter(|link| concerned(&link.from, &link.to))
+        .collect()
 }
 
 /// Every link of the plan.
 pub(super) fn all_links(plan: &Plan) -> Vec<LinkId> {
     let name = |index: usize| plan.network.nodes[index].name.clone();
-    let link = |&(from, to): &(usize, usize)| LinkId { from: name(from), to: name(to), port: "p2p".to_owned() };
+    let link = |&(from, to): &(usize, usize)| LinkId {
+        from: name(from),
+        to: name(to),
+        port: "p2p".to_owned(),
+    };
     plan.network.links.iter().map(link).collect()
 }
 
 fn fault_record(id: &str, state: FaultState, targets: &[NodeName], detail: String) -> Record {
-    Record::Fault { id: id.to_owned(), state, targets: targets.to_vec(), detail }
+    Record::Fault {
+        id: id.to_owned(),
+        state,
+        targets: targets.to_vec(),
+        detail,
+    }
 }
 
 /// Waits for all; the evidence of each, or the first that failed.

@@ -23,12 +23,23 @@ const IN_FLIGHT: usize = 64;
 impl Network {
     /// Sends a transaction; follows it on every node from then on.
     pub(super) async fn tx(&self, tx: &Tx) -> Result<(), String> {
-        let rpc = self.rpc.get(&tx.node).ok_or_else(|| format!("{} has no RPC address", tx.node))?;
+        let rpc = self
+            .rpc
+            .get(&tx.node)
+            .ok_or_else(|| format!("{} has no RPC address", tx.node))?;
         let bytes = tx_bytes(&self.plan, tx).map_err(|error| error.to_string())?;
-        let record = |event| self.desk.record(Record::Tx { id: tx.id.clone(), event });
+        let record = |event| {
+            self.desk.record(Record::Tx {
+                id: tx.id.clone(),
+                event,
+            })
+        };
         match rpc.send_tx(&bytes).await {
             Ok(hash) => {
-                record(TxEvent::Accepted { node: tx.node.clone(), hash: hash.clone() });
+                record(TxEvent::Accepted {
+                    node: tx.node.clone(),
+                    hash: hash.clone(),
+                });
                 let nodes = self.rpc.iter().map(|(node, rpc)| (node.clone(), rpc.clone())).collect();
                 let following = follow(tx.id.clone(), hash, nodes, self.desk.clone());
                 let over = self.over.clone();
@@ -36,7 +47,10 @@ impl Network {
                 Ok(())
             }
             Err(error) => {
-                record(TxEvent::Refused { node: tx.node.clone(), why: error.to_string() });
+                record(TxEvent::Refused {
+                    node: tx.node.clone(),
+                    why: error.to_string(),
+                });
                 Err(error.to_string())
             }
         }
@@ -50,7 +64,12 @@ impl Network {
         let mut counts = Counts::default();
         let mut sending = JoinSet::new();
         let mut told = Instant::now();
-        let targets: Vec<Rpc> = load.nodes.iter().filter_map(|node| self.rpc.get(node)).cloned().collect();
+        let targets: Vec<Rpc> = load
+            .nodes
+            .iter()
+            .filter_map(|node| self.rpc.get(node))
+            .cloned()
+            .collect();
         while Instant::now() < end && !targets.is_empty() {
             tick.tick().await;
             while sending.len() >= IN_FLIGHT {
@@ -98,8 +117,17 @@ impl Counts {
     }
 
     fn record(&self, id: &str) -> Record {
-        let Self { sent, accepted, refused } = *self;
-        Record::Load { id: id.to_owned(), sent, accepted, refused }
+        let Self {
+            sent,
+            accepted,
+            refused,
+        } = *self;
+        Record::Load {
+            id: id.to_owned(),
+            sent,
+            accepted,
+            refused,
+        }
     }
 }
 

@@ -49,7 +49,11 @@ impl Prober {
     pub(super) async fn gone(&self, node: &str, limit: Ms) -> Result<String, String> {
         until(limit, || async {
             let state = self.state(node).await?;
-            if let Some(alive) = state.components.iter().find(|component| component.run != RunState::Gone) {
+            if let Some(alive) = state
+                .components
+                .iter()
+                .find(|component| component.run != RunState::Gone)
+            {
                 return Err(format!("{} of {node} is still there, pid {:?}", alive.name, alive.pid));
             }
             match self.answers(node).await {
@@ -65,7 +69,11 @@ impl Prober {
     pub(super) async fn paused(&self, node: &str, limit: Ms) -> Result<String, String> {
         until(limit, || async {
             let state = self.state(node).await?;
-            if let Some(other) = state.components.iter().find(|component| component.run != RunState::Paused) {
+            if let Some(other) = state
+                .components
+                .iter()
+                .find(|component| component.run != RunState::Paused)
+            {
                 return Err(format!("{} of {node} is {:?}", other.name, other.run));
             }
             match self.answers(node).await {
@@ -80,13 +88,23 @@ impl Prober {
     pub(super) async fn answering(&self, node: &str, after: Option<u32>, limit: Ms) -> Result<String, String> {
         until(limit, || async {
             let state = self.state(node).await?;
-            if let Some(other) = state.components.iter().find(|component| component.run != RunState::Running) {
+            if let Some(other) = state
+                .components
+                .iter()
+                .find(|component| component.run != RunState::Running)
+            {
                 return Err(format!("{} of {node} is {:?}", other.name, other.run));
             }
-            if let Some(old) = state.components.iter().find(|component| after.is_some_and(|g| component.generation <= g)) {
+            if let Some(old) = state
+                .components
+                .iter()
+                .find(|component| after.is_some_and(|g| component.generation <= g))
+            {
                 return Err(format!("{} of {node} is still generation {}", old.name, old.generation));
             }
-            self.answers(node).await.map_err(|(_, seen)| format!("its RPC does not answer: {seen}"))?;
+            self.answers(node)
+                .await
+                .map_err(|(_, seen)| format!("its RPC does not answer: {seen}"))?;
             Ok(format!("{} runs, RPC answers", pids(&state)))
         })
         .await
@@ -95,7 +113,12 @@ impl Prober {
     /// The highest generation of a node's components.
     pub(super) async fn generation(&self, node: &str) -> Result<u32, String> {
         let state = self.state(node).await?;
-        Ok(state.components.iter().map(|component| component.generation).max().unwrap_or(0))
+        Ok(state
+            .components
+            .iter()
+            .map(|component| component.generation)
+            .max()
+            .unwrap_or(0))
     }
 
     /// No byte passes over `cut`, on new and on open connections, while every link of `open` brings bytes.
@@ -113,7 +136,9 @@ impl Prober {
             }
         };
         let connections: usize = now.iter().map(|link| link.open.as_ref().map_or(0, BTreeMap::len)).sum();
-        self.open(&open, limit).await.map_err(|seen| format!("more was cut than asked: {seen}"))?;
+        self.open(&open, limit)
+            .await
+            .map_err(|seen| format!("more was cut than asked: {seen}"))?;
         Ok(format!(
             "no byte on {} new and {connections} open connections in {FIRST_BYTE}; {} other links carry bytes",
             now.len(),
@@ -139,7 +164,11 @@ impl Prober {
         let links = strided(links);
         let patience = most + Ms::secs(1);
         until(limit, || async {
-            let now = self.ops.probe_links(&links, patience).await.map_err(|trouble| trouble.to_string())?;
+            let now = self
+                .ops
+                .probe_links(&links, patience)
+                .await
+                .map_err(|trouble| trouble.to_string())?;
             let mut times = Vec::new();
             for evidence in now {
                 let (from, to) = (&evidence.link.to, &evidence.link.from);
@@ -151,13 +180,19 @@ impl Prober {
             }
             times.sort_unstable();
             let median = times.get(times.len() / 2).copied().unwrap_or_default();
-            Ok(format!("first byte after {median} (median of {} links; {least} to {most} asked)", times.len()))
+            Ok(format!(
+                "first byte after {median} (median of {} links; {least} to {most} asked)",
+                times.len()
+            ))
         })
         .await
     }
 
     async fn links(&self, links: &[LinkId]) -> Result<Vec<LinkEvidence>, String> {
-        self.ops.probe_links(links, FIRST_BYTE).await.map_err(|trouble| trouble.to_string())
+        self.ops
+            .probe_links(links, FIRST_BYTE)
+            .await
+            .map_err(|trouble| trouble.to_string())
     }
 
     async fn state(&self, node: &str) -> Result<NodeState, String> {
@@ -181,9 +216,13 @@ fn still(before: &[LinkEvidence], now: &[LinkEvidence]) -> Result<(), String> {
     for (before, now) in before.iter().zip(now) {
         let (from, to) = (&now.link.to, &now.link.from);
         if let Some(time) = now.first_byte {
-            return Err(format!("a new connection brought a byte from {from} to {to} after {time}"));
+            return Err(format!(
+                "a new connection brought a byte from {from} to {to} after {time}"
+            ));
         }
-        let (Some(earlier), Some(later)) = (&before.open, &now.open) else { continue };
+        let (Some(earlier), Some(later)) = (&before.open, &now.open) else {
+            continue;
+        };
         for (port, bytes) in later {
             let moved = bytes - earlier.get(port).copied().unwrap_or(0).min(*bytes);
             if moved > 0 {

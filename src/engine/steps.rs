@@ -75,7 +75,12 @@ enum Failure {
     /// The judge has a finding.
     Judged,
     /// It could not be done.
-    Step { code: &'static str, class: Class, expected: String, seen: String },
+    Step {
+        code: &'static str,
+        class: Class,
+        expected: String,
+        seen: String,
+    },
 }
 
 impl Lead {
@@ -93,7 +98,9 @@ impl Lead {
         };
         body.abort();
         match ended {
-            None => lead.desk.record(Record::Interrupted { signal: lead.cancel.reason() }),
+            None => lead.desk.record(Record::Interrupted {
+                signal: lead.cancel.reason(),
+            }),
             Some(Ok(Err(Stop::Trouble(trouble)))) => lead.desk.record(trouble.into()),
             Some(Err(panic)) => lead.desk.record(Record::Trouble {
                 code: "infra/internal".to_owned(),
@@ -123,7 +130,10 @@ impl Lead {
             Err(_) => return Err(start_timeout(limits.start, "not every process could be started".to_owned()).into()),
         };
         let left = Ms(limits.start.0.saturating_sub(self.clock.now().since(started).0));
-        if tokio::time::timeout(left.duration(), self.desk.ask(Message::Ready)).await.is_err() {
+        if tokio::time::timeout(left.duration(), self.desk.ask(Message::Ready))
+            .await
+            .is_err()
+        {
             let missing = self.desk.ask(Message::Missing).await;
             return Err(start_timeout(limits.start, missing.ready).into());
         }
@@ -196,11 +206,15 @@ impl Lead {
             let address = ops.endpoint(&spec.name, &first.name, "rpc")?;
             let dialect = self.adapter.dialect();
             rpc.insert(spec.name.clone(), client.node(address, dialect, RPC_LIMIT));
-            let log = |component: &crate::backend::Component| {
-                (component.name.clone(), ops.log(&spec.name, &component.name))
-            };
+            let log =
+                |component: &crate::backend::Component| (component.name.clone(), ops.log(&spec.name, &component.name));
             let logs = spec.components.iter().map(log).collect();
-            targets.push(observe::Target { node: spec.name.clone(), address, dialect, logs });
+            targets.push(observe::Target {
+                node: spec.name.clone(),
+                address,
+                dialect,
+                logs,
+            });
         }
         let config = observing(&self.plan, targets);
         drop(observe::observe(config, self.clock, self.samples.clone(), over.clone()));
@@ -208,7 +222,14 @@ impl Lead {
         let prober = Prober { ops, rpc: rpc.clone() };
         let faults = Keeper::spawn(Arc::clone(&self.plan), prober, self.desk.clone());
         let (plan, desk) = (Arc::clone(&self.plan), self.desk.clone());
-        Ok(Arc::new(Network { plan, desk, rpc, faults, over, current: AtomicUsize::new(0) }))
+        Ok(Arc::new(Network {
+            plan,
+            desk,
+            rpc,
+            faults,
+            over,
+            current: AtomicUsize::new(0),
+        }))
     }
 
     /// Puts the world back. Never changes the verdict.
@@ -216,7 +237,10 @@ impl Lead {
         let keep_homes = match self.keep {
             Keep::Never => false,
             Keep::Always => true,
-            Keep::OnFailure => !matches!(self.desk.ask(Message::Verdict).await, Verdict::Passed | Verdict::Interrupted),
+            Keep::OnFailure => !matches!(
+                self.desk.ask(Message::Verdict).await,
+                Verdict::Passed | Verdict::Interrupted
+            ),
         };
         self.phase(Phase::TearingDown);
         if let Some(network) = network {
@@ -224,7 +248,10 @@ impl Lead {
             let release = network.faults.ask(Request::Release);
             drop(tokio::time::timeout(TEARDOWN_GRACE.duration(), release).await);
         }
-        let at_once = Teardown { grace: Ms(0), keep_homes };
+        let at_once = Teardown {
+            grace: Ms(0),
+            keep_homes,
+        };
         let leftovers = if self.cancel.kill.is_cancelled() {
             self.deployer.destroy(at_once).await
         } else {
@@ -310,8 +337,12 @@ impl Network {
         }
         abort.abort();
         let expected = format!("{id} ends within {within}");
-        let failure =
-            Failure::Step { code: "run/join", class: Class::ExpectationFailed, expected, seen: "it runs on".to_owned() };
+        let failure = Failure::Step {
+            code: "run/join",
+            class: Class::ExpectationFailed,
+            expected,
+            seen: "it runs on".to_owned(),
+        };
         self.close(step, Err(failure))
     }
 
@@ -336,15 +367,31 @@ impl Network {
                 return Ok(());
             }
             Err(Failure::Judged) => self.state(step, StepState::Ended),
-            Err(Failure::Step { code, class, expected, seen }) => {
-                self.state(step, StepState::Failed { code: code.to_owned(), class, expected, seen });
+            Err(Failure::Step {
+                code,
+                class,
+                expected,
+                seen,
+            }) => {
+                self.state(
+                    step,
+                    StepState::Failed {
+                        code: code.to_owned(),
+                        class,
+                        expected,
+                        seen,
+                    },
+                );
             }
         }
         if step.go_on { Ok(()) } else { Err(Stop::Recorded) }
     }
 
     fn state(&self, step: &Step, state: StepState) {
-        self.desk.record(Record::Step { step: step.index, state });
+        self.desk.record(Record::Step {
+            step: step.index,
+            state,
+        });
     }
 
     async fn when(&self, when: &When) -> Result<(), Failure> {
@@ -426,7 +473,10 @@ impl Network {
             Targets::Nodes(nodes) => nodes.clone(),
             Targets::Leader { among } => vec![self.leader(among).await.map_err(broken)?],
         };
-        let injected = self.faults.ask(|reply| Request::Inject(fault.clone(), targets, reply)).await;
+        let injected = self
+            .faults
+            .ask(|reply| Request::Inject(fault.clone(), targets, reply))
+            .await;
         injected.and_then(|injected| injected).map_err(broken)
     }
 
@@ -471,14 +521,27 @@ fn observing(plan: &Plan, targets: Vec<observe::Target>) -> observe::Config {
     let least = if targets.len() > 20 { Ms(200) } else { Ms(50) };
     let interval = Ms((plan.network.block_time.0 / 3).clamp(least.0, 500));
     let patterns = plan.steps.iter().filter_map(|step| match &step.action {
-        Action::Expect(Expect { what: What::Log { contains }, nodes, .. }) => {
+        Action::Expect(Expect {
+            what: What::Log { contains },
+            nodes,
+            ..
+        }) => {
             let all = || plan.network.nodes.iter().map(|node| node.name.clone()).collect();
-            Some(observe::Pattern { text: contains.clone(), nodes: nodes.clone().unwrap_or_else(all) })
+            Some(observe::Pattern {
+                text: contains.clone(),
+                nodes: nodes.clone().unwrap_or_else(all),
+            })
         }
         _ => None,
     });
     let patterns = patterns.collect();
-    observe::Config { targets, interval, timeout: Ms::secs(2), patterns, validators: validators(plan) }
+    observe::Config {
+        targets,
+        interval,
+        timeout: Ms::secs(2),
+        patterns,
+        validators: validators(plan),
+    }
 }
 
 /// Node names by validator address, upper-case hex.

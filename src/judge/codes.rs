@@ -274,9 +274,24 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "A request that a step needs (not the observation) got no valid answer.",
     ),
     (
-        "infra/tx-refused",
+        "expect/tx-refused",
         "a node refused a transaction",
-        "Its words stand in the finding.",
+        "The node that a `tx` step names did not take the transaction. Its words stand in the finding.",
+    ),
+    (
+        "infra/fault-failed",
+        "a fault could not be injected, or its effect was not seen",
+        "The step ends there. What the injector or the probe saw last stands in the finding.",
+    ),
+    (
+        "infra/start-failed",
+        "a node that a step started does not answer",
+        "Its log in the run folder says why.",
+    ),
+    (
+        "infra/internal",
+        "a bug of trialnet",
+        "A part of trialnet failed; the network was removed all the same. Please report it with the run folder.",
     ),
     (
         "infra/tunnel",

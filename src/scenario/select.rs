@@ -166,9 +166,15 @@ impl Check<'_> {
             (Some(node), true) => Some([node].into()),
             (None, false) => Some(group),
             (Some(_), false) => {
-                let problem = Problem::new(code::UNKNOWN_NODE, &place.at, format!("`{text}` is both a node and a group"))
-                    .label("two meanings")
-                    .help(format!("write `group:{text}` for the group, or give the group another name"));
+                let problem = Problem::new(
+                    code::UNKNOWN_NODE,
+                    &place.at,
+                    format!("`{text}` is both a node and a group"),
+                )
+                .label("two meanings")
+                .help(format!(
+                    "write `group:{text}` for the group, or give the group another name"
+                ));
                 self.problems.push(problem);
                 None
             }

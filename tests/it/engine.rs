@@ -46,11 +46,21 @@ fn plan(actions: Vec<(&str, Action)>) -> Plan {
             persistence: Persistence::Volume,
             config: BTreeMap::new(),
             nodes: (0..4).map(|index| node(index, Start::Auto)).collect(),
-            links: (0..4).flat_map(|a| (0..4).filter(move |b| *b != a).map(move |b| (a, b))).collect(),
+            links: (0..4)
+                .flat_map(|a| (0..4).filter(move |b| *b != a).map(move |b| (a, b)))
+                .collect(),
         },
         versions: [("0.1.0".to_owned(), Version::default())].into_iter().collect(),
-        limits: Limits { start: Ms::secs(5), run: Ms::secs(30), settle: Ms::secs(5) },
-        invariants: Invariants { max_stall: Ms::secs(3), max_lag: 20, off: BTreeSet::new() },
+        limits: Limits {
+            start: Ms::secs(5),
+            run: Ms::secs(30),
+            settle: Ms::secs(5),
+        },
+        invariants: Invariants {
+            max_stall: Ms::secs(3),
+            max_lag: 20,
+            off: BTreeSet::new(),
+        },
         steps: actions.into_iter().enumerate().map(step).collect(),
         outcome: None,
         sums: Vec::new(),
@@ -58,7 +68,11 @@ fn plan(actions: Vec<(&str, Action)>) -> Plan {
 }
 
 fn expect(what: What, window: Window) -> Action {
-    Action::Expect(Expect { what, nodes: None, window })
+    Action::Expect(Expect {
+        what,
+        nodes: None,
+        window,
+    })
 }
 
 fn progress(blocks: u64) -> Action {
@@ -67,13 +81,26 @@ fn progress(blocks: u64) -> Action {
 
 fn fault(id: &str, kind: FaultKind, nodes: &[&str], lasts: Lasts) -> Action {
     let targets = Targets::Nodes(nodes.iter().map(|&node| node.to_owned()).collect());
-    Action::Fault(Fault { id: id.to_owned(), kind, targets, lasts })
+    Action::Fault(Fault {
+        id: id.to_owned(),
+        kind,
+        targets,
+        lasts,
+    })
 }
 
 fn two_against_two(id: &str) -> Action {
     let side = |nodes: [usize; 2]| nodes.map(|index| format!("validator-{index}")).to_vec();
-    let kind = FaultKind::Partition { sides: vec![side([0, 1]), side([2, 3])], plane: Plane::P2p };
-    fault(id, kind, &["validator-0", "validator-1", "validator-2", "validator-3"], Lasts::UntilHealed)
+    let kind = FaultKind::Partition {
+        sides: vec![side([0, 1]), side([2, 3])],
+        plane: Plane::P2p,
+    };
+    fault(
+        id,
+        kind,
+        &["validator-0", "validator-1", "validator-2", "validator-3"],
+        Lasts::UntilHealed,
+    )
 }
 
 struct Ended {
@@ -93,7 +120,10 @@ impl Ended {
 
     fn codes(&self) -> Vec<(&str, Option<&str>)> {
         let findings = &self.finished.report.findings;
-        findings.iter().map(|finding| (finding.code.as_str(), finding.node.as_deref())).collect()
+        findings
+            .iter()
+            .map(|finding| (finding.code.as_str(), finding.node.as_deref()))
+            .collect()
     }
 
     #[track_caller]
@@ -144,7 +174,11 @@ async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, 
         keep: Keep::Never,
     })
     .await;
-    Ended { finished, memory: memory.clone(), records: records.into_inner().unwrap() }
+    Ended {
+        finished,
+        memory: memory.clone(),
+        records: records.into_inner().unwrap(),
+    }
 }
 
 async fn run(plan: Plan, tamper: Tamper) -> Ended {
@@ -161,15 +195,28 @@ const WHOLE_LIFE: [FaultState; 5] = [
 
 #[tokio::test]
 async fn a_healthy_chain_passes() {
-    run(plan(vec![("", progress(3))]), Tamper::None).await.verdict(Verdict::Passed);
+    run(plan(vec![("", progress(3))]), Tamper::None)
+        .await
+        .verdict(Verdict::Passed);
 }
 
 #[tokio::test]
 async fn a_kill_has_five_states_and_heals_by_itself() {
     let steps = vec![
-        ("victim", fault("victim", FaultKind::Kill, &["validator-1"], Lasts::For(Ms(300)))),
+        (
+            "victim",
+            fault("victim", FaultKind::Kill, &["validator-1"], Lasts::For(Ms(300))),
+        ),
         ("", progress(3)),
-        ("", expect(What::Recovery { of: "victim".to_owned() }, Window::Within(Ms::secs(10)))),
+        (
+            "",
+            expect(
+                What::Recovery {
+                    of: "victim".to_owned(),
+                },
+                Window::Within(Ms::secs(10)),
+            ),
+        ),
     ];
     let ended = run(plan(steps), Tamper::None).await;
     ended.verdict(Verdict::Passed);
@@ -179,7 +226,13 @@ async fn a_kill_has_five_states_and_heals_by_itself() {
 
 #[tokio::test]
 async fn a_fault_without_an_end_is_reverted_after_the_last_step_and_recovery_is_judged() {
-    let steps = vec![("victim", fault("victim", FaultKind::Stop, &["validator-1"], Lasts::UntilHealed)), ("", progress(2))];
+    let steps = vec![
+        (
+            "victim",
+            fault("victim", FaultKind::Stop, &["validator-1"], Lasts::UntilHealed),
+        ),
+        ("", progress(2)),
+    ];
     let ended = run(plan(steps), Tamper::None).await;
     ended.verdict(Verdict::Passed);
     assert_eq!(ended.states("victim"), WHOLE_LIFE);
@@ -190,8 +243,16 @@ async fn two_against_two_halts_and_recovers() {
     let steps = vec![
         ("split", two_against_two("split")),
         ("", expect(What::Halt { of: "split".to_owned() }, Window::For(Ms(500)))),
-        ("", Action::Heal { faults: vec!["split".to_owned()] }),
-        ("", expect(What::Recovery { of: "split".to_owned() }, Window::Within(Ms::secs(10)))),
+        (
+            "",
+            Action::Heal {
+                faults: vec!["split".to_owned()],
+            },
+        ),
+        (
+            "",
+            expect(What::Recovery { of: "split".to_owned() }, Window::Within(Ms::secs(10))),
+        ),
     ];
     let ended = run(plan(steps), Tamper::None).await;
     ended.verdict(Verdict::Passed);
@@ -201,9 +262,25 @@ async fn two_against_two_halts_and_recovers() {
 #[tokio::test]
 async fn healing_what_has_ended_is_a_recorded_no_op() {
     let steps = vec![
-        ("frozen", fault("frozen", FaultKind::Pause, &["validator-1"], Lasts::For(Ms(200)))),
-        ("", expect(What::Recovery { of: "frozen".to_owned() }, Window::Within(Ms::secs(10)))),
-        ("", Action::Heal { faults: vec!["frozen".to_owned()] }),
+        (
+            "frozen",
+            fault("frozen", FaultKind::Pause, &["validator-1"], Lasts::For(Ms(200))),
+        ),
+        (
+            "",
+            expect(
+                What::Recovery {
+                    of: "frozen".to_owned(),
+                },
+                Window::Within(Ms::secs(10)),
+            ),
+        ),
+        (
+            "",
+            Action::Heal {
+                faults: vec!["frozen".to_owned()],
+            },
+        ),
     ];
     let ended = run(plan(steps), Tamper::None).await;
     ended.verdict(Verdict::Passed);
@@ -213,27 +290,69 @@ async fn healing_what_has_ended_is_a_recorded_no_op() {
 #[tokio::test]
 async fn overlapping_faults_on_a_node_keep_it_down_until_the_last_ends() {
     let steps = vec![
-        ("first", fault("first", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed)),
-        ("second", fault("second", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed)),
-        ("", Action::Heal { faults: vec!["first".to_owned()] }),
+        (
+            "first",
+            fault("first", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed),
+        ),
+        (
+            "second",
+            fault("second", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed),
+        ),
+        (
+            "",
+            Action::Heal {
+                faults: vec!["first".to_owned()],
+            },
+        ),
         ("", progress(2)),
-        ("", Action::Heal { faults: vec!["second".to_owned()] }),
-        ("", expect(What::Recovery { of: "second".to_owned() }, Window::Within(Ms::secs(10)))),
+        (
+            "",
+            Action::Heal {
+                faults: vec!["second".to_owned()],
+            },
+        ),
+        (
+            "",
+            expect(
+                What::Recovery {
+                    of: "second".to_owned(),
+                },
+                Window::Within(Ms::secs(10)),
+            ),
+        ),
     ];
     let ended = run(plan(steps), Tamper::None).await;
     ended.verdict(Verdict::Passed);
-    let started = |stamped: &&Stamped| {
-        matches!(&stamped.record, Record::Node { node, event: trialnet::record::NodeEvent::Started { .. } } if node == "validator-1")
-    };
-    assert_eq!(ended.records.iter().filter(started).count(), 2, "started once at first, and once after the second heal");
+    let started = |stamped: &&Stamped| matches!(&stamped.record, Record::Node { node, event: trialnet::record::NodeEvent::Started { .. } } if node == "validator-1");
+    assert_eq!(
+        ended.records.iter().filter(started).count(),
+        2,
+        "started once at first, and once after the second heal"
+    );
 }
 
 #[tokio::test]
 async fn a_start_step_ends_a_kill() {
     let steps = vec![
-        ("victim", fault("victim", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed)),
-        ("", Action::Start { nodes: vec!["validator-1".to_owned()] }),
-        ("", expect(What::Recovery { of: "victim".to_owned() }, Window::Within(Ms::secs(10)))),
+        (
+            "victim",
+            fault("victim", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed),
+        ),
+        (
+            "",
+            Action::Start {
+                nodes: vec!["validator-1".to_owned()],
+            },
+        ),
+        (
+            "",
+            expect(
+                What::Recovery {
+                    of: "victim".to_owned(),
+                },
+                Window::Within(Ms::secs(10)),
+            ),
+        ),
     ];
     let ended = run(plan(steps), Tamper::None).await;
     ended.verdict(Verdict::Passed);
@@ -242,7 +361,13 @@ async fn a_start_step_ends_a_kill() {
 
 #[tokio::test]
 async fn a_restart_is_a_fault_that_ends_by_itself() {
-    let steps = vec![("again", fault("again", FaultKind::Restart, &["validator-2"], Lasts::Itself)), ("", progress(2))];
+    let steps = vec![
+        (
+            "again",
+            fault("again", FaultKind::Restart, &["validator-2"], Lasts::Itself),
+        ),
+        ("", progress(2)),
+    ];
     let ended = run(plan(steps), Tamper::None).await;
     ended.verdict(Verdict::Passed);
     assert_eq!(ended.states("again"), WHOLE_LIFE);
@@ -253,7 +378,13 @@ async fn a_background_step_is_joined() {
     let mut plan = plan(vec![
         ("long", Action::Wait(Ms(300))),
         ("", progress(1)),
-        ("", Action::Join { id: "long".to_owned(), within: Ms::secs(5) }),
+        (
+            "",
+            Action::Join {
+                id: "long".to_owned(),
+                within: Ms::secs(5),
+            },
+        ),
     ]);
     plan.steps[0].background = true;
     let ended = run(plan, Tamper::None).await;
@@ -265,7 +396,13 @@ async fn a_background_step_is_joined() {
 async fn a_join_that_takes_too_long_fails() {
     let mut plan = plan(vec![
         ("long", Action::Wait(Ms::secs(20))),
-        ("", Action::Join { id: "long".to_owned(), within: Ms(200) }),
+        (
+            "",
+            Action::Join {
+                id: "long".to_owned(),
+                within: Ms(200),
+            },
+        ),
     ]);
     plan.steps[0].background = true;
     let ended = run(plan, Tamper::None).await;
@@ -278,31 +415,59 @@ async fn a_cut_that_does_nothing_is_infrastructure() {
     let steps = vec![("split", two_against_two("split"))];
     let ended = run(plan(steps), Tamper::CutNothing).await;
     ended.verdict(Verdict::Infrastructure);
-    assert!(ended.codes().iter().any(|(code, _)| *code == "infra/fault-no-effect"), "{:?}", ended.codes());
+    assert!(
+        ended.codes().iter().any(|(code, _)| *code == "infra/fault-no-effect"),
+        "{:?}",
+        ended.codes()
+    );
 }
 
 #[tokio::test]
 async fn a_kill_that_does_nothing_is_infrastructure() {
-    let steps = vec![("victim", fault("victim", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed))];
+    let steps = vec![(
+        "victim",
+        fault("victim", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed),
+    )];
     let ended = run(plan(steps), Tamper::KillNothing).await;
     ended.verdict(Verdict::Infrastructure);
-    assert!(ended.codes().iter().any(|(code, _)| *code == "infra/fault-no-effect"), "{:?}", ended.codes());
+    assert!(
+        ended.codes().iter().any(|(code, _)| *code == "infra/fault-no-effect"),
+        "{:?}",
+        ended.codes()
+    );
 }
 
 #[tokio::test]
 async fn a_kill_that_strikes_another_node_too_is_found_on_that_node() {
-    let steps =
-        vec![("victim", fault("victim", FaultKind::Kill, &["validator-1"], Lasts::For(Ms(500)))), ("", progress(2))];
+    let steps = vec![
+        (
+            "victim",
+            fault("victim", FaultKind::Kill, &["validator-1"], Lasts::For(Ms(500))),
+        ),
+        ("", progress(2)),
+    ];
     let ended = run(plan(steps), Tamper::KillMore).await;
     ended.verdict(Verdict::LivenessFailed);
-    assert!(ended.codes().contains(&("liveness/exit", Some("validator-2"))), "{:?}", ended.codes());
+    assert!(
+        ended.codes().contains(&("liveness/exit", Some("validator-2"))),
+        "{:?}",
+        ended.codes()
+    );
 }
 
 #[tokio::test]
 async fn a_node_that_cannot_be_brought_back_is_infrastructure() {
     let steps = vec![
-        ("victim", fault("victim", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed)),
-        ("", Action::Heal { faults: vec!["victim".to_owned()] }),
+        (
+            "victim",
+            fault("victim", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed),
+        ),
+        (
+            "",
+            Action::Heal {
+                faults: vec!["victim".to_owned()],
+            },
+        ),
     ];
     let ended = run(plan(steps), Tamper::StartNothing).await;
     ended.verdict(Verdict::Infrastructure);
@@ -313,14 +478,24 @@ async fn a_node_that_cannot_be_brought_back_is_infrastructure() {
 async fn a_node_that_dies_by_itself_is_found() {
     let died = std::sync::atomic::AtomicBool::new(false);
     let ended = run_with(plan(vec![("", progress(10))]), Tamper::None, |memory, _, event| {
-        let step = matches!(event, Event::Record(Stamped { record: Record::Step { .. }, .. }));
+        let step = matches!(
+            event,
+            Event::Record(Stamped {
+                record: Record::Step { .. },
+                ..
+            })
+        );
         if step && !died.swap(true, std::sync::atomic::Ordering::SeqCst) {
             memory.die("validator-3", 7);
         }
     })
     .await;
     ended.verdict(Verdict::LivenessFailed);
-    assert!(ended.codes().contains(&("liveness/exit", Some("validator-3"))), "{:?}", ended.codes());
+    assert!(
+        ended.codes().contains(&("liveness/exit", Some("validator-3"))),
+        "{:?}",
+        ended.codes()
+    );
 }
 
 #[tokio::test]
@@ -332,14 +507,24 @@ async fn a_node_that_dies_before_ready_ends_the_run_at_once_with_the_reason() {
     plan.network.nodes[1].start = Start::Manual;
     let died = std::sync::atomic::AtomicBool::new(false);
     let ended = run_with(plan, Tamper::None, |memory, _, event| {
-        let answered = matches!(event, Event::Record(Stamped { record: Record::Sample(_), .. }));
+        let answered = matches!(
+            event,
+            Event::Record(Stamped {
+                record: Record::Sample(_),
+                ..
+            })
+        );
         if answered && !died.swap(true, std::sync::atomic::Ordering::SeqCst) {
             memory.die("validator-3", 7);
         }
     })
     .await;
     ended.verdict(Verdict::Infrastructure);
-    assert!(ended.codes().contains(&("infra/exit-at-start", Some("validator-3"))), "{:?}", ended.codes());
+    assert!(
+        ended.codes().contains(&("infra/exit-at-start", Some("validator-3"))),
+        "{:?}",
+        ended.codes()
+    );
 }
 
 #[tokio::test]
@@ -355,15 +540,28 @@ async fn a_network_that_does_not_get_ready_is_infrastructure() {
 
 #[tokio::test]
 async fn a_cancelled_run_is_interrupted_and_leaves_nothing() {
-    let ended = run_with(plan(vec![("split", two_against_two("split")), ("", Action::Wait(Ms::secs(20)))]), Tamper::None, |_, cancel, event| {
-        let verified = matches!(
-            event,
-            Event::Record(Stamped { record: Record::Fault { state: FaultState::Verified, .. }, .. })
-        );
-        if verified {
-            cancel.stop("SIGTERM");
-        }
-    })
+    let ended = run_with(
+        plan(vec![
+            ("split", two_against_two("split")),
+            ("", Action::Wait(Ms::secs(20))),
+        ]),
+        Tamper::None,
+        |_, cancel, event| {
+            let verified = matches!(
+                event,
+                Event::Record(Stamped {
+                    record: Record::Fault {
+                        state: FaultState::Verified,
+                        ..
+                    },
+                    ..
+                })
+            );
+            if verified {
+                cancel.stop("SIGTERM");
+            }
+        },
+    )
     .await;
     ended.verdict(Verdict::Interrupted);
     assert!(ended.states("split").contains(&FaultState::Reverted));
@@ -371,7 +569,15 @@ async fn a_cancelled_run_is_interrupted_and_leaves_nothing() {
 
 #[tokio::test]
 async fn steps_after_a_failed_one_are_not_reached_unless_it_says_continue() {
-    let hopeless = || expect(What::Height(Bounds { at_least: Some(1_000_000), at_most: None }), Window::Within(Ms(200)));
+    let hopeless = || {
+        expect(
+            What::Height(Bounds {
+                at_least: Some(1_000_000),
+                at_most: None,
+            }),
+            Window::Within(Ms(200)),
+        )
+    };
     let ended = run(plan(vec![("", hopeless()), ("", progress(1))]), Tamper::None).await;
     ended.verdict(Verdict::ExpectationFailed);
     assert_eq!(ended.finished.report.steps[1].state, StepEnd::NotReached);

@@ -25,9 +25,15 @@ fn cargo_test(arguments: &[&str]) -> (bool, String) {
 #[test]
 fn scenarios_of_other_crates_are_tests_that_can_be_listed_chosen_and_run() {
     let (ok, text) = cargo_test(&["--list"]);
-    assert!(ok && text.contains("scenarios/fails: test") && text.contains("scenarios/grows: test"), "{text}");
+    assert!(
+        ok && text.contains("scenarios/fails: test") && text.contains("scenarios/grows: test"),
+        "{text}"
+    );
     let (ok, text) = cargo_test(&["--exact", "scenarios/grows"]);
-    assert!(ok && text.contains("1 passed") && text.contains("1 filtered out"), "{text}");
+    assert!(
+        ok && text.contains("1 passed") && text.contains("1 filtered out"),
+        "{text}"
+    );
     let (ok, text) = cargo_test(&[]);
     assert!(ok && text.contains("2 passed"), "{text}");
 }

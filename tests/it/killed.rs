@@ -63,7 +63,10 @@ impl Trial {
     /// The run's entry in the registry, once there is one.
     fn entry(&self) -> Option<serde_json::Value> {
         let runs = fs::read_dir(self.place.path().join("state/runs")).ok()?;
-        let path = runs.flatten().map(|file| file.path()).find(|path| path.extension().is_some_and(|e| e == "json"))?;
+        let path = runs
+            .flatten()
+            .map(|file| file.path())
+            .find(|path| path.extension().is_some_and(|e| e == "json"))?;
         serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 
@@ -99,7 +102,11 @@ impl Trial {
         if self.records().is_empty() {
             return;
         }
-        let judged = Command::new(env!("CARGO_BIN_EXE_trialnet")).arg("judge").arg(self.folder()).output().unwrap();
+        let judged = Command::new(env!("CARGO_BIN_EXE_trialnet"))
+            .arg("judge")
+            .arg(self.folder())
+            .output()
+            .unwrap();
         let code = judged.status.code();
         let text = String::from_utf8_lossy(&judged.stdout).into_owned() + &String::from_utf8_lossy(&judged.stderr);
         assert!(matches!(code, Some(3 | 96)), "exit code {code:?}:\n{text}");
@@ -121,13 +128,21 @@ fn processes(place: &Path) -> Vec<String> {
     let needle = place.to_str().unwrap();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
-        let dead = String::from_utf8_lossy(&read("stat")).rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+        let dead = String::from_utf8_lossy(&read("stat"))
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('Z'));
         let (line, environment) = (read("cmdline"), read("environ"));
         let mentions = |bytes: &[u8]| String::from_utf8_lossy(bytes).contains(needle);
         if pid != std::process::id() && !dead && (mentions(&line) || mentions(&environment)) {
-            found.push(format!("process {pid}: {}", String::from_utf8_lossy(&line).replace('\0', " ")));
+            found.push(format!(
+                "process {pid}: {}",
+                String::from_utf8_lossy(&line).replace('\0', " ")
+            ));
         }
     }
     found
@@ -140,7 +155,9 @@ fn listeners(slot: u64) -> Vec<String> {
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         // proc(5): the local address in hex with the bytes of the address reversed; state 0A is LISTEN.
-        let octets: Vec<u64> = (0..4).map(|i| u64::from_str_radix(&fields[1][2 * i..2 * i + 2], 16).unwrap()).collect();
+        let octets: Vec<u64> = (0..4)
+            .map(|i| u64::from_str_radix(&fields[1][2 * i..2 * i + 2], 16).unwrap())
+            .collect();
         if fields[3] == "0A" && octets[3] == 127 && octets[2] == slot {
             found.push(format!("127.{slot}.{}.{} is listened at", octets[1], octets[0]));
         }
@@ -149,7 +166,10 @@ fn listeners(slot: u64) -> Vec<String> {
 }
 
 fn trials() -> u64 {
-    env::var("TRIALNET_TRIALS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+    env::var("TRIALNET_TRIALS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(10)
 }
 
 fn signal(pid: u64, signal: nix::sys::signal::Signal) {
@@ -192,7 +212,12 @@ fn sigkill_of_the_guard_at_random_moments_leaves_nothing() {
         };
         signal(guard, nix::sys::signal::Signal::SIGKILL);
         let status = trial.child.wait().unwrap();
-        assert_eq!(status.code(), Some(96), "{}", trial.records().lines().last().unwrap_or_default());
+        assert_eq!(
+            status.code(),
+            Some(96),
+            "{}",
+            trial.records().lines().last().unwrap_or_default()
+        );
         trial.leaves_nothing(slot);
         trial.can_be_judged();
     }
@@ -215,7 +240,12 @@ fn polite_signals_interrupt_with_a_complete_run_folder() {
         let verdict: serde_json::Value =
             serde_json::from_slice(&fs::read(trial.folder().join("verdict.json")).unwrap()).unwrap();
         assert_eq!(verdict["verdict"], "interrupted");
-        for file in ["scenario.toml", "plan.json", "junit.xml", "logs/validator-0.devnode.log"] {
+        for file in [
+            "scenario.toml",
+            "plan.json",
+            "junit.xml",
+            "logs/validator-0.devnode.log",
+        ] {
             assert!(trial.folder().join(file).is_file(), "{file} is missing");
         }
     }

@@ -1,6 +1,7 @@
 //! The integration tests: one program, so that it is linked once.
 
 mod chain;
+mod codes;
 mod devnode;
 mod engine;
 mod facade;

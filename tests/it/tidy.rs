@@ -5,15 +5,41 @@ use std::path::{Path, PathBuf};
 
 /// Modules on the left use nothing of the modules on the right.
 const NEVER: &[(&[&str], &[&str])] = &[
-    (&["model", "quorum", "record", "judge"], &["backend", "agent", "engine", "observe", "report", "cli", "ui", "run"]),
-    (&["backend", "agent"], &["chain", "engine", "judge", "scenario", "observe", "report", "cli", "ui", "run"]),
+    (
+        &["model", "quorum", "record", "judge"],
+        &["backend", "agent", "engine", "observe", "report", "cli", "ui", "run"],
+    ),
+    (
+        &["backend", "agent"],
+        &[
+            "chain", "engine", "judge", "scenario", "observe", "report", "cli", "ui", "run",
+        ],
+    ),
     (
         &["devnode"],
-        &["model", "quorum", "record", "judge", "backend", "agent", "chain", "engine", "observe", "report", "cli", "scenario", "run"],
+        &[
+            "model", "quorum", "record", "judge", "backend", "agent", "chain", "engine", "observe", "report", "cli",
+            "scenario", "run",
+        ],
     ),
-    (&["chain", "observe"], &["backend::local", "agent", "engine", "judge", "report", "cli", "ui", "run"]),
+    (
+        &["chain", "observe"],
+        &[
+            "backend::local",
+            "agent",
+            "engine",
+            "judge",
+            "report",
+            "cli",
+            "ui",
+            "run",
+        ],
+    ),
     (&["engine"], &["report", "cli", "ui", "run", "backend::local", "agent"]),
-    (&["scenario"], &["engine", "observe", "judge::", "report", "cli", "ui", "run"]),
+    (
+        &["scenario"],
+        &["engine", "observe", "judge::", "report", "cli", "ui", "run"],
+    ),
 ];
 
 /// The in-memory double plays a chain, so it may use the arithmetic; nothing else of what a backend never uses.
@@ -40,8 +66,15 @@ fn root() -> PathBuf {
 /// The code of a file without its comments and unit tests.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
-    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    let text = text
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[test]
@@ -52,7 +85,10 @@ fn modules_keep_their_directions() {
         let module = name.split('/').next().unwrap();
         let code = code(&path);
         for (users, used) in NEVER.iter().filter(|(users, _)| users.contains(&module)) {
-            for other in used.iter().filter(|other| code.contains(&format!("crate::{other}")) && !users.contains(other)) {
+            for other in used
+                .iter()
+                .filter(|other| code.contains(&format!("crate::{other}")) && !users.contains(other))
+            {
                 wrong.push(format!("src/{name}.rs uses {other}"));
             }
         }
@@ -78,6 +114,9 @@ fn only_the_printer_prints_and_only_main_exits() {
 
 #[test]
 fn no_module_is_a_mod_rs() {
-    let wrong: Vec<_> = sources(&root()).into_iter().filter(|path| path.ends_with("mod.rs")).collect();
+    let wrong: Vec<_> = sources(&root())
+        .into_iter()
+        .filter(|path| path.ends_with("mod.rs"))
+        .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }
