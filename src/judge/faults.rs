@@ -389,10 +389,12 @@ impl Judge {
     /// Growth where there must be none.
     pub(super) fn cut_growth(&mut self, i: usize, height: u64, sent: Ms) {
         let slack = slack(self.net.engine);
+        let now = self.now;
         for life in &mut self.faults {
+            // An answer may be younger than its request: what counts is that it was here before the end.
             let until = life.certain_until();
             if let Some(cut) = &mut life.cut
-                && until.is_none_or(|until| sent < until)
+                && until.is_none_or(|until| now < until)
             {
                 cut.see(i, height, sent, slack);
             }

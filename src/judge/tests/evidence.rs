@@ -284,3 +284,28 @@ fn the_end_can_be_awaited() {
     assert!(sim.judge.next_due().is_some());
     passes(&sim.tear_down());
 }
+
+#[test]
+fn a_fault_that_nobody_ended_leaves_a_doubt() {
+    let mut plan = plan(4);
+    let pause = plan.with_fault(
+        "k",
+        FaultKind::Misbehave {
+            how: "h".to_owned(),
+            byzantine: false,
+        },
+        &[0],
+        Lasts::For(Ms(500)),
+    );
+    let mut sim = Sim::up(&plan);
+    sim.inject(pause);
+    sim.run(2000);
+    sim.push(Record::Phase(Phase::Settling));
+    sim.run(5400);
+    only(
+        &sim.tear_down(),
+        "evidence/revert-unverified",
+        Class::Inconclusive,
+        None,
+    );
+}
