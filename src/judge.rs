@@ -22,14 +22,17 @@ mod verdict;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use self::agreement::Agreement;
+use self::effects::net_of;
 use self::expect::{StepTrack, TxTrack};
 use self::faults::{Certain, Life, View};
 use self::nodes::{Heights, Track};
 use self::notes::{Draft, Notes};
 use crate::model::verdict::{Class, Finding, Report};
 use crate::model::{Action, Expect, Invariant, Ms, Plan, Start};
+use crate::quorum::Net;
 use crate::record::{Phase, Record, Stamped, StepState};
 
 /// Three intervals of the heartbeat (one second). A longer time without any observation of a node is a gap, not a stall.
@@ -38,7 +41,9 @@ const GAP: Ms = Ms(3000);
 /// Folds records into findings.
 #[derive(Clone, Debug)]
 pub struct Judge {
-    plan: Plan,
+    plan: Arc<Plan>,
+    /// The plan's network with the powers that count now.
+    net: Net,
     by_name: HashMap<String, usize>,
     now: Ms,
     // The run.
@@ -119,7 +124,7 @@ impl Judge {
             interrupted: false,
             ground_gone: false,
             nodes: (0..nodes.len()).map(|i| Track::new(plan, i)).collect(),
-            heights: Heights::new(plan),
+            heights: Heights::default(),
             chain: None,
             blocks: Agreement::new(nodes.len()),
             states: Agreement::new(nodes.len()),
@@ -140,7 +145,8 @@ impl Judge {
             announced: 0,
             conflicts_changed: false,
             conflicts_announced: BTreeSet::new(),
-            plan: plan.clone(),
+            net: net_of(plan),
+            plan: Arc::new(plan.clone()),
         }
     }
 

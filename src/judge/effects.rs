@@ -20,16 +20,13 @@ pub(super) const fn slack(engine: Engine) -> u64 {
     }
 }
 
-/// The plan's network with these powers. `foreign` power belongs to keys that no node of the plan has; it stands as one more
-/// node without links, so that it counts in the total.
-pub(super) fn net_of(plan: &Plan, powers: &[u64], foreign: u64) -> Net {
-    let mut powers = powers.to_vec();
-    if foreign > 0 {
-        powers.push(foreign);
-    }
+/// The plan's network with the powers of its genesis. The last power belongs to no node of the plan: there stands what keys have
+/// that no node has, without links, so that it counts in the total.
+pub(super) fn net_of(plan: &Plan) -> Net {
+    let powers = plan.network.nodes.iter().map(|node| node.power).chain([0]);
     Net {
         engine: engine_of(plan.network.chain),
-        powers,
+        powers: powers.collect(),
         links: plan.network.links.iter().map(|&(a, b)| (a.min(b), a.max(b))).collect(),
     }
 }

@@ -1,13 +1,14 @@
 //! Expectations: when each is decided, and how.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::faults::Life;
 use super::nodes::Track;
 use super::notes::Draft;
 use super::{Answer, GAP, Judge, list, short};
 use crate::model::verdict::Class;
-use crate::model::{Bounds, Expect, Ms, What, Window};
+use crate::model::{Action, Bounds, Expect, Ms, What, Window};
 use crate::record::TxEvent;
 
 /// What is recorded only when it changes, and asked for once a second, is up to date after this time.
@@ -82,24 +83,25 @@ impl Judge {
     }
 
     fn evaluate(&mut self, step: usize, moment: Ms) {
-        let Some(expect) = self.expect(step).cloned() else {
+        let plan = Arc::clone(&self.plan);
+        let Some(Action::Expect(expect)) = plan.steps.get(step).map(|step| &step.action) else {
             return;
         };
         let Some(began) = self.steps[step].began else { return };
         match &expect.what {
-            What::Halt { of } => return self.evaluate_halt(step, &expect, of, began),
-            What::Recovery { of } => return self.evaluate_recovery(step, &expect, of, began),
+            What::Halt { of } => return self.evaluate_halt(step, expect, of, began),
+            What::Recovery { of } => return self.evaluate_recovery(step, expect, of, began),
             _ => {}
         }
         match expect.window {
-            Window::Now => self.evaluate_now(step, &expect, began),
-            Window::Within(within) => self.evaluate_within(step, &expect, began, within, moment),
-            Window::For(time) => self.evaluate_for(step, &expect, began, time),
+            Window::Now => self.evaluate_now(step, expect, began),
+            Window::Within(within) => self.evaluate_within(step, expect, began, within, moment),
+            Window::For(time) => self.evaluate_for(step, expect, began, time),
             Window::Never => {
-                let nodes = self.concerned(&expect);
-                let at = self.violator(&expect, step, &nodes);
+                let nodes = self.concerned(expect);
+                let at = self.violator(expect, step, &nodes);
                 if let Some(node) = at {
-                    self.fail(step, &expect, node, "at no moment");
+                    self.fail(step, expect, node, "at no moment");
                 }
             }
         }
@@ -130,7 +132,7 @@ impl Judge {
         if check != Check::Hopeless && self.now <= deadline {
             return;
         }
-        let looked = |i: &usize| self.nodes[*i].heard.is_some_and(|heard| heard >= began);
+        let looked = |i: &usize| self.nodes[*i].heard.is_some_and(|heard| heard > began);
         let observed = if nodes.is_empty() {
             self.network_wide(expect) && self.nodes.iter().any(|node| node.fresh(began).is_some())
         } else {
@@ -171,6 +173,9 @@ impl Judge {
             let node = self.culprit(expect, step, &nodes);
             return self.fail(step, expect, node, &format!("for {time}"));
         }
+        // What is said of the network is seen on the nodes that have to answer.
+        let answering = || (0..self.nodes.len()).filter(|i| !self.silence_excused(*i)).collect();
+        let nodes: Vec<usize> = if self.network_wide(expect) { answering() } else { nodes };
         let seen_to_end = |i: &usize| self.nodes[*i].fresh(end).is_some();
         if self.now < end || !(nodes.iter().all(seen_to_end) || self.now > end + GAP) {
             return;
@@ -262,7 +267,7 @@ impl Judge {
             return;
         }
         let returning = self.returning(at);
-        let observed = |i: &usize| self.nodes[*i].heard.is_some_and(|heard| heard >= from);
+        let observed = |i: &usize| self.nodes[*i].heard.is_some_and(|heard| heard > from);
         if !returning.iter().any(observed) && self.faults[at].recovered.is_none() {
             return self.unseen(step, expect, "no sample in all that time".to_owned());
         }
@@ -502,7 +507,7 @@ impl Judge {
             }
             What::Restarts(bounds) => told(
                 node.heard
-                    .filter(|heard| *heard >= began)
+                    .filter(|heard| *heard > began)
                     .map(|_| within(*bounds, node.restarts)),
             ),
             What::Log { contains } => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Judge;
-use super::effects::{effect_of, engine_of, forecast, net_of, sides, slack};
+use super::effects::{effect_of, forecast, sides, slack};
 use super::notes::Draft;
 use crate::model::verdict::Class;
 use crate::model::{Action, Expect, Fault, FaultKind, Invariant, Lasts, Ms, Plan, Plane, Targets, What, Window};
@@ -312,33 +312,39 @@ impl Judge {
     pub(super) fn under(&self, set: &[usize]) -> (Forecast, Vec<bool>) {
         let absent = self.absent();
         let effects = self.effects(set, &absent);
-        let net = net_of(&self.plan, &self.heights.powers, self.heights.foreign);
+        if effects.is_empty() {
+            return (Forecast::MustGoOn, vec![true; self.nodes.len()]);
+        }
         let mut quorum_side = vec![false; self.nodes.len()];
-        for side in sides(&net, &effects).into_iter().filter(|side| side.quorum) {
+        for side in sides(&self.net, &effects).into_iter().filter(|side| side.quorum) {
             for node in side.nodes.into_iter().filter(|node| *node < self.nodes.len()) {
                 quorum_side[node] = true;
             }
         }
-        (forecast(&net, &effects), quorum_side)
+        (forecast(&self.net, &effects), quorum_side)
     }
 
     /// Brings both views of the faults up to date; cheap where nothing has changed.
     pub(super) fn refresh(&mut self) {
         let now = self.now;
-        for i in 0..self.nodes.len() {
-            if self.nodes[i].join_by.is_some_and(|by| now > by) {
-                self.nodes[i].join_by = None;
+        // Nodes on their way in are among the absent ones.
+        for at in 0..self.view.absent.len() {
+            let node = &mut self.nodes[self.view.absent[at]];
+            if node.join_by.is_some_and(|by| now > by) {
+                node.join_by = None;
                 self.view_stale = true;
             }
         }
         let force = |at: &usize| self.faults[*at].in_force(now);
-        let set: Vec<usize> = (0..self.faults.len()).filter(force).collect();
-        let certain: Vec<usize> = (0..self.faults.len())
-            .filter(|at| self.faults[*at].certain(now))
-            .collect();
-        if !self.view_stale && set == self.view.set && certain == self.certain.set {
+        let sure = |at: &usize| self.faults[*at].certain(now);
+        let all = 0..self.faults.len();
+        let same = all.clone().filter(force).eq(self.view.set.iter().copied())
+            && all.clone().filter(sure).eq(self.certain.set.iter().copied());
+        if !self.view_stale && same {
             return;
         }
+        let set: Vec<usize> = all.clone().filter(force).collect();
+        let certain: Vec<usize> = all.filter(sure).collect();
         self.view_stale = false;
         let absent = self.absent();
         if certain != self.certain.set || absent != self.certain.absent {
@@ -360,8 +366,7 @@ impl Judge {
 
     fn renew_certain(&mut self, set: Vec<usize>, absent: &[usize]) {
         let effects = self.effects(&set, absent);
-        let net = net_of(&self.plan, &self.heights.powers, self.heights.foreign);
-        let sides = sides(&net, &effects);
+        let sides = sides(&self.net, &effects);
         let mut without = vec![false; self.nodes.len()];
         for side in sides.iter().filter(|side| !side.quorum) {
             for &node in side.nodes.iter().filter(|node| **node < self.nodes.len()) {
@@ -383,33 +388,41 @@ impl Judge {
 
     /// Growth where there must be none.
     pub(super) fn cut_growth(&mut self, i: usize, height: u64, sent: Ms) {
-        let slack = slack(engine_of(self.plan.network.chain));
+        let slack = slack(self.net.engine);
+        let now = self.now;
         for life in &mut self.faults {
+            // An answer may be younger than its request: what counts is that it was here before the end.
             let until = life.certain_until();
             if let Some(cut) = &mut life.cut
-                && until.is_none_or(|until| sent < until)
+                && until.is_none_or(|until| now < until)
             {
                 cut.see(i, height, sent, slack);
             }
         }
-        // A fault that lasts for a time may have run out since the last look.
-        self.refresh();
+        let off = self.off(Invariant::Minority);
         let Some(cut) = &mut self.certain.cut else { return };
         if sent <= cut.from {
             cut.base = cut.base.max(height);
             return;
         }
         let base = cut.base;
-        if height <= base + slack || !self.certain.without[i] || self.off(Invariant::Minority) {
+        if height <= base + slack || !self.certain.without[i] || off {
             return;
         }
+        // One cause: what more grows under the same cut is counted.
+        let first = cut.grew.is_none();
+        cut.grew.get_or_insert((i, height, sent));
         let draft = self.growth_draft(i, height, base, sent);
-        self.find(draft);
+        if first {
+            self.find(draft);
+        } else {
+            self.notes.once_more(&draft.code, height);
+        }
     }
 
     /// The finding that a node grew although its side has no quorum.
     pub(super) fn growth_draft(&self, i: usize, height: u64, base: u64, sent: Ms) -> Draft {
-        let slack = slack(engine_of(self.plan.network.chain));
+        let slack = slack(self.net.engine);
         let (code, whom) = if self.certain.halted {
             ("safety/grew-without-quorum", "no side has a quorum")
         } else {

@@ -1,6 +1,6 @@
 //! Growth, silence, lag and processes.
 
-use super::effects::{engine_of, is_quorum, weight};
+use super::effects::{is_quorum, weight};
 use super::nodes::{Quiet, cause_words};
 use super::notes::Draft;
 use super::{Judge, short};
@@ -63,17 +63,11 @@ impl Judge {
     /// Until when Q certainly did not grow: the latest moment at which nodes without which there is no quorum were seen at Q or
     /// below. A dead process stays where it is.
     fn seen_still(&self) -> Option<Ms> {
-        let engine = engine_of(self.plan.network.chain);
+        let engine = self.net.engine;
         let weigh = |power: &u64| weight(engine, *power);
-        let total: u128 = self
-            .heights
-            .powers
-            .iter()
-            .chain([&self.heights.foreign])
-            .map(weigh)
-            .sum();
+        let total: u128 = self.net.powers.iter().map(weigh).sum();
         let mut still: Vec<(Ms, u128)> = Vec::new();
-        for (node, power) in self.nodes.iter().zip(&self.heights.powers) {
+        for (node, power) in self.nodes.iter().zip(&self.net.powers) {
             if *power == 0 || node.best > self.heights.q {
                 continue;
             }
@@ -86,7 +80,8 @@ impl Judge {
             still.extend(until.map(|until| (until, weigh(power))));
         }
         still.sort_unstable_by(|a, b| b.cmp(a));
-        let mut blocking = weigh(&self.heights.foreign);
+        // Whoever holds the other keys is not seen, and cannot be counted on.
+        let mut blocking = self.net.powers.last().map_or(0, weigh);
         still.into_iter().find_map(|(until, weight)| {
             blocking += weight;
             (!is_quorum(engine, total.saturating_sub(blocking), total)).then_some(until)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::effects::{engine_of, is_quorum, weight};
+use super::effects::{is_quorum, weight};
 use crate::model::verdict::Class;
 use crate::model::{Invariant, Ms, Plan, Start};
 use crate::record::{Sample, Silence};
@@ -95,11 +95,11 @@ impl Track {
         }
     }
 
-    /// Its last height if it answered a request sent at `since` or later and has not fallen silent since.
+    /// Its last answer if the request was sent after `since` and it has not fallen silent again.
     pub(super) fn fresh(&self, since: Ms) -> Option<&Seen> {
         self.last
             .as_ref()
-            .filter(|seen| seen.sent >= since && self.silence.is_none())
+            .filter(|seen| seen.sent > since && self.silence.is_none())
     }
 
     /// Its state in a few words.
@@ -123,13 +123,9 @@ pub(super) const fn cause_words(cause: Silence) -> &'static str {
     }
 }
 
-/// Q, M and the powers that they are counted with.
-#[derive(Clone, Debug)]
+/// Q and M.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Heights {
-    /// By node of the plan.
-    pub(super) powers: Vec<u64>,
-    /// Power of keys that no node of the plan has.
-    pub(super) foreign: u64,
     /// The height that nodes holding a quorum have reached.
     pub(super) q: u64,
     /// When Q last grew.
@@ -143,18 +139,6 @@ pub(super) struct Heights {
 }
 
 impl Heights {
-    pub(super) fn new(plan: &Plan) -> Self {
-        Self {
-            powers: plan.network.nodes.iter().map(|node| node.power).collect(),
-            foreign: 0,
-            q: 0,
-            q_grew: Ms(0),
-            recent: std::collections::VecDeque::new(),
-            m: 0,
-            m_grew: Ms(0),
-        }
-    }
-
     /// Q at an earlier moment, as far back as it is remembered.
     pub(super) fn q_at(&self, moment: Ms) -> u64 {
         let before = self.recent.iter().rev().find(|(at, _)| *at <= moment);
@@ -257,22 +241,18 @@ impl Judge {
 
     /// Counts Q anew. Heights that were reached stay reached, also by nodes killed since, so Q never falls.
     fn raise_q(&mut self, at: Ms) {
-        let engine = engine_of(self.plan.network.chain);
-        let total = self
-            .heights
-            .powers
-            .iter()
-            .chain([&self.heights.foreign])
-            .map(|power| weight(engine, *power))
-            .sum();
-        let mut reached: Vec<(u64, u128)> = self
-            .nodes
-            .iter()
-            .zip(&self.heights.powers)
-            .filter(|(node, power)| **power > 0 && node.best > self.heights.q)
-            .map(|(node, power)| (node.best, weight(engine, *power)))
-            .collect();
+        let engine = self.net.engine;
+        let total = self.net.powers.iter().map(|power| weight(engine, *power)).sum();
         // Nodes that are not above Q cannot raise it.
+        let above = || {
+            let votes = self.nodes.iter().zip(&self.net.powers);
+            let above = votes.filter(|(node, power)| **power > 0 && node.best > self.heights.q);
+            above.map(|(node, power)| (node.best, weight(engine, *power)))
+        };
+        if !is_quorum(engine, above().map(|(_, power)| power).sum(), total) {
+            return;
+        }
+        let mut reached: Vec<(u64, u128)> = above().collect();
         reached.sort_unstable_by(|a, b| b.cmp(a));
         let mut part = 0;
         for (best, power) in reached {
@@ -309,12 +289,12 @@ impl Judge {
             return;
         };
         let power_of = |name: &str| set.get(name).copied().unwrap_or(0);
-        let powers: Vec<u64> = self.nodes.iter().map(|node| power_of(&node.name)).collect();
-        let all: u64 = set.values().fold(0, |sum, power| sum.saturating_add(*power));
-        let foreign = all.saturating_sub(powers.iter().fold(0, |sum, power| sum.saturating_add(*power)));
-        if powers != self.heights.powers || foreign != self.heights.foreign {
-            self.heights.powers = powers;
-            self.heights.foreign = foreign;
+        let mut powers: Vec<u64> = self.nodes.iter().map(|node| power_of(&node.name)).collect();
+        let sum = |powers: &mut dyn Iterator<Item = &u64>| powers.fold(0, |sum: u64, power| sum.saturating_add(*power));
+        let foreign = sum(&mut set.values()).saturating_sub(sum(&mut powers.iter()));
+        powers.push(foreign);
+        if powers != self.net.powers {
+            self.net.powers = powers;
             self.view_stale = true;
             self.raise_q(self.now);
         }

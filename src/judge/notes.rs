@@ -71,6 +71,14 @@ impl Notes {
         true
     }
 
+    /// Counts a repetition of the last note with this code, whatever node it names.
+    pub(super) fn once_more(&mut self, code: &str, height: u64) {
+        if let Some(note) = self.list.iter_mut().rev().find(|note| note.draft.code == code) {
+            note.more += 1;
+            note.last = Some(height);
+        }
+    }
+
     /// Keeps a draft, or counts it if it is a repetition.
     pub(super) fn add(&mut self, draft: Draft, faults: Vec<String>) {
         if self.again(&draft.code, draft.node, draft.step, draft.height) {

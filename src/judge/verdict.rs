@@ -354,7 +354,7 @@ impl Judge {
             self.find(Draft {
                 height: Some(self.heights.q),
                 expected: "an expectation that held, or growth".to_owned(),
-                seen: format!("nothing was expected and nothing grew; {}", self.heights_words()),
+                seen: format!("no expectation held and nothing grew; {}", self.heights_words()),
                 ..Draft::new("evidence/nothing-grew", Class::Inconclusive, ready)
             });
         }
@@ -443,7 +443,8 @@ impl Judge {
                     ..draft
                 });
             }
-            if let (Some(reverted), None) = (life.reverted, life.revert_verified) {
+            let ended = life.reverted.or(life.verified.filter(|_| !life.may_stay()));
+            if let (Some(reverted), None) = (ended, life.revert_verified) {
                 let expected = format!("a probe sees that \"{id}\" is gone");
                 let draft = inconclusive(
                     "evidence/revert-unverified",

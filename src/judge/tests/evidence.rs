@@ -23,7 +23,7 @@ fn heights_that_one_node_gave_are_not_covered() {
 
     // The hash of height 5 is only known from node 0.
     let mut sim = Sim::up(&plan);
-    sim.run(2000);
+    sim.run(4000);
     let strip = |record: &mut Record| match record {
         Record::Sample(sample) if sample.node != "validator-0" && sample.height == 5 => sample.hash.clear(),
         Record::Headers { node, headers, .. } if node != "validator-0" => headers.retain(|header| header.height != 5),
@@ -246,7 +246,7 @@ fn a_revert_that_nobody_verified_leaves_a_doubt() {
     sim.run(400);
     assert!(sim.judge.settled().unwrap_err().contains("the revert of \"k\""));
     let report = sim.tear_down();
-    only(&report, "evidence/revert-unverified", Class::Inconclusive, None);
+    caught(&report, "evidence/revert-unverified", Class::Inconclusive, None);
 }
 
 #[test]
@@ -283,4 +283,29 @@ fn the_end_can_be_awaited() {
     assert_eq!(sim.judge.settled(), Ok(()));
     assert!(sim.judge.next_due().is_some());
     passes(&sim.tear_down());
+}
+
+#[test]
+fn a_fault_that_nobody_ended_leaves_a_doubt() {
+    let mut plan = plan(4);
+    let pause = plan.with_fault(
+        "k",
+        FaultKind::Misbehave {
+            how: "h".to_owned(),
+            byzantine: false,
+        },
+        &[0],
+        Lasts::For(Ms(500)),
+    );
+    let mut sim = Sim::up(&plan);
+    sim.inject(pause);
+    sim.run(2000);
+    sim.push(Record::Phase(Phase::Settling));
+    sim.run(5400);
+    only(
+        &sim.tear_down(),
+        "evidence/revert-unverified",
+        Class::Inconclusive,
+        None,
+    );
 }

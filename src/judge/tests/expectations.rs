@@ -161,7 +161,7 @@ fn progress_while_starved_is_inconclusive() {
     });
     sim.run(2200);
     assert!(matches!(sim.judge.answer(0), Answer::Inconclusive(_)));
-    only(&sim.tear_down(), "evidence/starved", Class::Inconclusive, None);
+    caught(&sim.tear_down(), "evidence/starved", Class::Inconclusive, None);
 }
 
 /// A partition 2 | 2; after one more block that was under way the chain stands still, or does not.

@@ -552,3 +552,54 @@ fn a_validator_change_changes_the_quorum() {
     }
     assert_eq!(sim.judge.quorum_height(), 7);
 }
+
+#[test]
+fn a_declared_restart_is_no_finding() {
+    let mut plan = plan(4);
+    let step = plan.with_fault("r", FaultKind::Restart, &[2], Lasts::Itself);
+    let mut sim = Sim::up(&plan);
+    sim.began(step);
+    sim.fault("r", FaultState::Planned);
+    sim.exited(2, true);
+    sim.mode[2] = Mode::Mute(Silence::Refused);
+    sim.run(1000);
+    sim.fault("r", FaultState::Injected);
+    sim.fault("r", FaultState::Verified);
+    sim.restart("r", 2);
+    sim.ended(step);
+    sim.run(1000);
+    passes(&sim.finish());
+}
+
+#[test]
+fn slow_links_lengthen_the_stall_that_is_allowed() {
+    for (latency, stalls) in [(100, true), (500, false)] {
+        let mut plan = plan(4);
+        let kind = FaultKind::Delay {
+            links: vec![("validator-0".to_owned(), "validator-1".to_owned())],
+            latency: Ms(latency),
+            jitter: Ms(0),
+        };
+        let slow = plan.with_fault("slow", kind, &[0, 1], Lasts::UntilHealed);
+        let mut sim = Sim::up(&plan);
+        sim.inject(slow);
+        sim.live = false;
+        sim.run(6000);
+        assert_eq!(sim.found.iter().any(|finding| finding.code == "liveness/stall"), stalls);
+    }
+}
+
+#[test]
+fn a_split_without_a_declared_halt_is_judged_too() {
+    let mut plan = plan(4);
+    let split = plan.with_split("split", &[&[0, 1], &[2, 3]]);
+    let mut sim = Sim::up(&plan);
+    sim.run(1000);
+    sim.inject(split);
+    sim.run(2000);
+    let report = sim.tear_down();
+    assert_eq!(
+        caught(&report, "safety/grew-without-quorum", Class::SafetyViolated, Some(0)).step,
+        None
+    );
+}
