@@ -136,7 +136,9 @@ fn every_problem_has_a_place_and_a_way_out() {
             assert!(problem.span.end <= text.len(), "outside the file: {what}");
             assert!(problem.span.start <= problem.span.end, "backwards: {what}");
             // A message with the range, or with what a key takes, is itself the way out.
-            let says = ["from", "up to", "at most", "takes"].iter().any(|words| problem.message.contains(words));
+            let says = ["from", "up to", "at most", "takes"]
+                .iter()
+                .any(|words| problem.message.contains(words));
             assert!(problem.help.is_some() || says, "no way out: {what}");
             assert!(trialnet::codes::find(problem.code).is_some(), "not documented: {what}");
         }
