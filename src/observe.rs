@@ -80,7 +80,7 @@ pub fn observe(config: Config, clock: Clock, out: mpsc::Sender<Record>, cancel: 
                     seen: error.to_string(),
                 };
                 // If nobody listens any more, nobody misses it.
-                drop(output.write(trouble).await);
+                let _end = output.write(trouble).await;
             }
         }
     })
@@ -135,7 +135,9 @@ async fn all(config: Config, client: &Client, output: Output, cancel: Cancellati
     let pause = Duration::from_millis((5 * count).clamp(100, 1_000));
     let logs = logs::follow(&targets, &patterns, output.clone(), cancel.clone());
     // This one ends by itself when cancelled, after a last look.
-    tasks.spawn(async { drop(logs.await) });
+    tasks.spawn(async {
+        let _end = logs.await;
+    });
     tasks.spawn(until(cancel.clone(), lateness(late.clone(), interval, output.clone())));
     for (target, place) in targets.into_iter().zip(0_u64..) {
         let (sender, receiver) = watch::channel(Seen::default());
@@ -166,7 +168,7 @@ async fn all(config: Config, client: &Client, output: Output, cancel: Cancellati
 /// Runs a task until it is cancelled, or until nobody listens.
 async fn until(cancel: CancellationToken, task: impl Future<Output = Result<(), Closed>>) {
     // Both ends are ordinary.
-    drop(Box::pin(cancel.run_until_cancelled(task)).await);
+    let _end = Box::pin(cancel.run_until_cancelled(task)).await;
 }
 
 /// Asks one node for its status.

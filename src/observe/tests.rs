@@ -372,14 +372,14 @@ async fn silence_is_recorded_with_its_cause() {
         fake
     });
     let mut net = Net::of(fakes.collect()).await;
-    for index in 0..modes.len() {
+    for (index, mode) in modes.into_iter().enumerate() {
         let node = format!("n{index}");
         net.until("silence", |records| !silences(records, &node).is_empty())
             .await;
         let (_, cause) = silences(&net.seen, &node)[0];
         // A slow machine may run into the time-out before the limit of the body.
-        let slow = modes[index] == Mode::Endless && cause == Silence::Timeout;
-        assert!(cause == Silence::Garbage || slow, "{:?}: {cause:?}", modes[index]);
+        let slow = mode == Mode::Endless && cause == Silence::Timeout;
+        assert!(cause == Silence::Garbage || slow, "{mode:?}: {cause:?}");
     }
 }
 
@@ -614,4 +614,70 @@ async fn it_ends_when_told_and_when_nobody_listens() {
     net.records.close();
     let ended = tokio::time::timeout(Duration::from_secs(30), &mut net.observer).await;
     ended.expect("it ends").unwrap();
+}
+
+/// The CPU time of the calling thread so far.
+fn cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+/// By hand: `cargo test --release --lib -- --ignored --nocapture a_hundred_nodes`.
+#[test]
+#[ignore = "prints a figure, checks nothing"]
+#[expect(clippy::print_stderr, reason = "that is what it is for")]
+fn a_hundred_nodes_at_five_hertz() {
+    const NODES: u64 = 100;
+    let servers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let targets: Vec<Target> = (0..NODES)
+        .map(|index| {
+            let listener = servers.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+            let address = listener.local_addr().unwrap();
+            let node = Node(Arc::new(Mutex::new(Fake::at(1))));
+            let entered = servers.enter();
+            node.serve(listener);
+            // Blocks every 200 ms.
+            tokio::spawn(async move {
+                let mut tick = tokio::time::interval(Duration::from_millis(200));
+                loop {
+                    tick.tick().await;
+                    node.change(|fake| fake.height += 1);
+                }
+            });
+            drop(entered);
+            Target {
+                node: format!("n{index}"),
+                address,
+                dialect: Dialect::Comet,
+                logs: Vec::new(),
+            }
+        })
+        .collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut net = Net::observing(Vec::new(), Vec::new(), targets, Ms(200), Vec::new());
+        let mut count = 0;
+        let mut begin = None;
+        let end = Instant::now() + Duration::from_secs(23);
+        while let Ok(Some(record)) = tokio::time::timeout_at(end, net.records.recv()).await {
+            count += 1;
+            if let Record::Late { by, .. } = record {
+                eprintln!("late by {by}");
+            }
+            if begin.is_none() && end.saturating_duration_since(Instant::now()) < Duration::from_secs(20) {
+                begin = Some((Instant::now(), cpu()));
+            }
+        }
+        let (begin, before) = begin.unwrap();
+        let share = (cpu() - before).as_secs_f64() / begin.elapsed().as_secs_f64();
+        eprintln!("{count} records, {:.1} % of a core", 100.0 * share);
+    });
+    servers.shutdown_background();
 }

@@ -122,7 +122,7 @@ impl Ended {
 }
 
 /// Runs a plan; `during` sees every event and may act.
-async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, &Event) + Send) -> Ended {
+async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, &Event) + Send + Sync) -> Ended {
     let plan = Arc::new(plan);
     let (memory, events) = Memory::new(Arc::clone(&plan), tamper);
     let cancel = Cancel::default();

@@ -3,5 +3,6 @@
 mod chain;
 mod devnode;
 mod engine;
+mod killed;
 mod scenario;
 mod tidy;
