@@ -320,7 +320,10 @@ impl Check<'_> {
     fn fault(&mut self, here: &Here, kind: FaultKind, targets: Targets, lasts: Lasts) -> Option<Action> {
         let ends_process = matches!(kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Restart);
         if ends_process && self.plan.network.persistence == Persistence::Ephemeral {
-            let message = format!("`{}` would take the node's data with it, since persistence is \"ephemeral\"", here.word);
+            let message = format!(
+                "`{}` would take the node's data with it, since persistence is \"ephemeral\"",
+                here.word
+            );
             let problem = Problem::new(code::NOT_YET, &here.key, message)
                 .label("loses data, which this version cannot do")
                 .help("use `persistence = \"volume\"`, or a fault that leaves the process alive, such as `pause` or `isolate`");
