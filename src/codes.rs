@@ -9,7 +9,12 @@ use crate::{judge, scenario};
 pub type Code = (&'static str, &'static str, &'static str);
 
 /// The lists of all modules.
-const LISTS: &[&[Code]] = &[scenario::CODES, scenario::FORECAST_CODES, judge::codes::CODES, folder::CODES];
+const LISTS: &[&[Code]] = &[
+    scenario::CODES,
+    scenario::FORECAST_CODES,
+    judge::codes::CODES,
+    folder::CODES,
+];
 
 /// All codes, list by list.
 pub fn all() -> impl Iterator<Item = &'static Code> {
