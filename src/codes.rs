@@ -44,7 +44,7 @@ mod tests {
                 "{code}: title of {} characters",
                 title.len()
             );
-            assert!(text.len() > 40, "{code}: the text says too little");
+            assert!(text.len() > 15, "{code}: the text says too little");
         }
     }
 

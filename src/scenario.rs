@@ -47,7 +47,12 @@ pub fn load(path: &Path, options: &Options<'_>) -> Result<Plan, Diagnostics> {
     let name = path.display().to_string();
     match read(path) {
         Ok(text) => load_text(&name, &text, options),
-        Err(problem) => Err(Diagnostics::new(&name, "", vec![problem])),
+        Err(why) => {
+            let problem = Problem::new(explain::UNREADABLE, &(0..0), format!("the file cannot be read: {why}"))
+                .label("no text")
+                .help("check the path; `trialnet init FILE` writes a first scenario");
+            Err(Diagnostics::new(&name, "", vec![problem]))
+        }
     }
 }
 
@@ -70,16 +75,11 @@ pub fn load_text(name: &str, text: &str, options: &Options<'_>) -> Result<Plan, 
     validate::validate(&raw, text, problems, options).map_err(|problems| Diagnostics::new(name, text, problems))
 }
 
-fn read(path: &Path) -> Result<String, Problem> {
-    let unreadable = |why: String| {
-        let help = "check the path; `trialnet init FILE` writes a first scenario";
-        Problem::new(explain::UNREADABLE, &(0..0), format!("the file cannot be read: {why}"))
-            .label("no text")
-            .help(help)
-    };
-    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+/// The text of a file, or why there is none.
+fn read(path: &Path) -> Result<String, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        unreadable(format!("it is not UTF-8 text from byte {at} on"))
+        format!("it is not UTF-8 text from byte {at} on")
     })
 }

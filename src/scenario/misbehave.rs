@@ -68,6 +68,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_words_are_those_of_the_devnode() {
+        let theirs: Vec<&str> = crate::devnode::misbehave::ALL
+            .iter()
+            .map(|known| known.name())
+            .collect();
+        let ours: Vec<&str> = KNOWN.iter().map(|(word, _, _)| *word).collect();
+        assert_eq!(ours, theirs);
+    }
+
+    #[test]
     fn words_values_and_heights() {
         assert_eq!(byzantine("wrong-hash@12"), Ok(false));
         assert_eq!(byzantine("go-back=3@20"), Ok(false));

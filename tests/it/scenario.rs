@@ -51,8 +51,8 @@ fn files(folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(&folder).expect("part of the repository") {
+            let path = entry.expect("part of the repository").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "toml") {
@@ -65,12 +65,19 @@ fn files(folder: &str) -> Vec<PathBuf> {
 }
 
 fn stem(path: &Path) -> String {
-    path.file_stem().unwrap().to_string_lossy().into_owned()
+    path.file_stem()
+        .expect("part of the repository")
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// What loading a file says, with the file's bare name in it.
 fn diagnose(path: &Path) -> Diagnostics {
-    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    let name = path
+        .file_name()
+        .expect("part of the repository")
+        .to_string_lossy()
+        .into_owned();
     let Ok(text) = fs::read_to_string(path) else {
         // Only the path of `load` can meet bytes that are no text.
         let capabilities = capabilities();
@@ -320,7 +327,7 @@ fn summary(plan: &Plan) -> String {
     for node in &network.nodes {
         let start = format!("{:?}", node.start).to_lowercase();
         let (name, power, version) = (&node.name, node.power, &node.version);
-        write!(text, "  {name}: {:?}, power {power}, {version}, {start}", node.role).unwrap();
+        write!(text, "  {name}: {:?}, power {power}, {version}, {start}", node.role).expect("a string takes all");
         writeln!(
             text,
             "{}",
@@ -330,15 +337,15 @@ fn summary(plan: &Plan) -> String {
                 format!(", {:?}", node.config)
             }
         )
-        .unwrap();
+        .expect("a string takes all");
     }
     for (name, version) in &plan.versions {
-        writeln!(text, "version {name}: {version:?}").unwrap();
+        writeln!(text, "version {name}: {version:?}").expect("a string takes all");
     }
-    writeln!(text, "config {:?}", network.config).unwrap();
-    writeln!(text, "{:?}", plan.limits).unwrap();
-    writeln!(text, "{:?}", plan.invariants).unwrap();
-    writeln!(text, "outcome {:?}", plan.outcome).unwrap();
+    writeln!(text, "config {:?}", network.config).expect("a string takes all");
+    writeln!(text, "{:?}", plan.limits).expect("a string takes all");
+    writeln!(text, "{:?}", plan.invariants).expect("a string takes all");
+    writeln!(text, "outcome {:?}", plan.outcome).expect("a string takes all");
     for step in &plan.steps {
         let id = step.id.as_deref().unwrap_or("-");
         write!(
@@ -348,9 +355,9 @@ fn summary(plan: &Plan) -> String {
             step.line,
             action(&step.action)
         )
-        .unwrap();
+        .expect("a string takes all");
         if let Some(when) = &step.when {
-            write!(text, " when {when:?}").unwrap();
+            write!(text, " when {when:?}").expect("a string takes all");
         }
         let flags = [(step.go_on, " continue"), (step.background, " background")];
         flags
@@ -360,7 +367,7 @@ fn summary(plan: &Plan) -> String {
         text.push('\n');
     }
     for sum in &plan.sums {
-        writeln!(text, "sum {}: {}", sum.step + 1, sum.forecast).unwrap();
+        writeln!(text, "sum {}: {}", sum.step + 1, sum.forecast).expect("a string takes all");
     }
     text
 }

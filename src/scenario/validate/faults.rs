@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Check, Here};
-use crate::model::{Action, ChainKind, Fault, FaultKind, Lasts, Ms, Plane, Targets};
+use crate::model::{Action, ChainKind, Fault, FaultKind, Lasts, Ms, Persistence, Plane, Targets};
 use crate::scenario::diag::{Problem, list};
 use crate::scenario::explain as code;
 use crate::scenario::misbehave;
@@ -317,8 +317,19 @@ impl Check<'_> {
     }
 
     /// A fault that is planned and stands on the timeline from now on.
-    #[expect(clippy::unnecessary_wraps, reason = "every action ends with it")]
     fn fault(&mut self, here: &Here, kind: FaultKind, targets: Targets, lasts: Lasts) -> Option<Action> {
+        let ends_process = matches!(kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Restart);
+        if ends_process && self.plan.network.persistence == Persistence::Ephemeral {
+            let message = format!(
+                "`{}` would take the node's data with it, since persistence is \"ephemeral\"",
+                here.word
+            );
+            let problem = Problem::new(code::NOT_YET, &here.key, message)
+                .label("loses data, which this version cannot do")
+                .help("use `persistence = \"volume\"`, or a fault that leaves the process alive, such as `pause` or `isolate`");
+            self.problems.push(problem);
+            return None;
+        }
         let fault = Fault {
             id: here.id.clone(),
             kind,
