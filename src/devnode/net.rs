@@ -35,7 +35,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long a handshake may take; bytes may be held up on the way.
 const HANDSHAKE: Duration = Duration::from_secs(3);
 /// The pause before a link is dialled again grows from the first to the second.
-const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 /// The most frames and bytes that wait for a slow link.
 const QUEUE: (usize, usize) = (2_048, 8 * 1024 * 1024);
 /// The most handshakes of unknown callers at a time.

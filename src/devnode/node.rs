@@ -17,7 +17,7 @@ mod sync;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_malachitebft_core_consensus as consensus;
 use arc_malachitebft_core_types::{LinearTimeouts, Round, ThresholdParams, Timeout};
@@ -162,6 +162,8 @@ struct Host {
     wal: Wal,
     mempool: Mempool,
     misbehaviours: Misbehaviours,
+    /// In milliseconds since 1970.
+    genesis_time: u64,
     timeouts: LinearTimeouts,
     /// Set when the node cannot go on.
     fatal: Option<Error>,
@@ -213,6 +215,12 @@ struct Sync {
     check: Option<Instant>,
     /// Blocks were taken since the node last was at the tip.
     caught_up: bool,
+}
+
+/// Milliseconds since 1970.
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The time-outs that a configuration means; each grows by half of itself with every round.
@@ -378,6 +386,7 @@ impl Node {
             GATHER
         };
         let host = Host {
+            genesis_time: millis(genesis.genesis_time),
             timeouts: timeouts(&config),
             checked: Checked {
                 chain_id: identity.chain_id.clone(),

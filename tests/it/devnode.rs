@@ -49,7 +49,8 @@ impl Node {
             .append(true)
             .open(self.home.join("log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trialnet"));
+        let program = std::env::var_os("DEVNODE_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_trialnet").into());
+        let mut command = Command::new(program);
         command.arg("devnode").arg("--home").arg(&self.home);
         for spec in misbehave {
             command.args(["--misbehave", spec]);
@@ -818,4 +819,62 @@ fn a_bad_home_ends_with_a_reason() {
         log.starts_with("ERROR stopped error=config.json is for chain 'other'"),
         "{log}"
     );
+}
+
+/// Processor ticks (hundredths of a second) and resident memory in kB of a process.
+#[cfg(target_os = "linux")]
+fn usage(pid: u32) -> (u64, u64) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks = |index: usize| fields[index].parse::<u64>().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let memory = memory.trim().trim_end_matches(" kB").parse().unwrap();
+    (ticks(11) + ticks(12), memory)
+}
+
+/// Prints what networks of different sizes cost. `DEVNODE_PROGRAM` may name an optimised build.
+#[test]
+#[ignore = "a measurement"]
+#[cfg(target_os = "linux")]
+fn resources() {
+    println!("nodes validators  h1 all   h3 all   blocks/s   CPU/node   memory/node");
+    for (count, validators) in [(4, 4), (20, 20), (20, 4), (100, 10)] {
+        let mut links = mesh(validators);
+        for full in validators..count {
+            // Two validators and two full nodes before it.
+            links.push((full, full % validators));
+            links.push((full, (full * 7 + 3) % validators));
+            links.push((full, full - 1));
+            links.push((full, full / 2));
+        }
+        links.sort_unstable();
+        links.dedup();
+        let powers: Vec<u64> = (0..count).map(|index| u64::from(index < validators) * 10).collect();
+        let block_time = Duration::from_millis(200);
+        let change = |_: usize, config: &mut Config| config.block_time = block_time;
+        let mut net = Net::with(&powers, &links, |_, _, address| address, change);
+        let started = Instant::now();
+        net.start();
+        net.reach(1);
+        let first = started.elapsed();
+        net.reach(3);
+        let third = started.elapsed();
+        net.grow(2);
+        let pids: Vec<u32> = net.nodes.iter().map(|n| n.child.as_ref().unwrap().id()).collect();
+        let ticks = || pids.iter().map(|pid| usage(*pid).0).sum::<u64>();
+        let (before, height, since) = (ticks(), net.nodes[0].height().unwrap(), Instant::now());
+        thread::sleep(Duration::from_secs(10));
+        let (after, seconds) = (ticks(), since.elapsed().as_secs_f64());
+        let blocks = net.nodes[0].height().unwrap() - height;
+        let memory = pids.iter().map(|pid| usage(*pid).1).max().unwrap_or(0);
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let (rate, cpu) = (
+            blocks as f64 / seconds,
+            (after - before) as f64 / seconds / count as f64,
+        );
+        let (first, third) = (first.as_secs_f64(), third.as_secs_f64());
+        println!("{count:5} {validators:10} {first:6.2} s {third:6.2} s {rate:10.2} {cpu:8.2} % {memory:9} kB");
+        net.agree();
+    }
 }

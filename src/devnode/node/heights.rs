@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use arc_malachitebft_core_consensus::{ConsensusMsg, Input, ProposedValue};
 use arc_malachitebft_core_types::{SignedProposal, Validity, ValueOrigin, VoteExtensionPolicy};
 
-use super::{Host, RECENT};
+use super::{Host, RECENT, millis};
 use crate::devnode::app::{MAX_BLOCK_BYTES, MAX_BLOCK_TXS};
 use crate::devnode::codec::{Flood, Gossip, Message, ProposalRecord};
 use crate::devnode::misbehave::Misbehaviour;
@@ -59,8 +59,7 @@ impl Host {
 
     pub(super) fn make_block(&self, height: Height) -> Block {
         let txs = self.mempool.for_block();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        let now = millis(SystemTime::now());
         let app = self.ledger.app();
         let header = Header {
             chain_id: self.identity.chain_id.clone(),
@@ -75,8 +74,11 @@ impl Host {
         Block::new(header, txs)
     }
 
+    /// The next block must be later.
     pub(super) fn last_time(&self) -> u64 {
-        self.ledger.last().map_or(0, |block| block.header().time_ms)
+        self.ledger
+            .last()
+            .map_or(self.genesis_time, |block| block.header().time_ms)
     }
 
     /// Whether a block may follow the last committed one.
