@@ -292,7 +292,7 @@ impl Dispatcher<'_> {
                 };
                 let last = if tail.is_empty() { "its log is empty".to_owned() } else { tail.join("\n") };
                 let trouble = Trouble {
-                    code: "infra/start-exit".to_owned(),
+                    code: "infra/exit-at-start".to_owned(),
                     node: Some(node.clone()),
                     expected: format!("{node} ({component}) runs until the network is ready"),
                     seen: format!("{how}; the last lines of its log:\n{last}"),

@@ -15,7 +15,7 @@ const CHORES: &[(&str, &str)] = &[
     ("check", "format, lints, documentation, licences"),
     (
         "scenarios [FOLDER]",
-        "run every scenario of scenarios/cometbft (or FOLDER) and compare with its outcome",
+        "run every scenario of scenarios (or FOLDER) and compare with its outcome",
     ),
     (
         "bench [--quick] [NAME…]",

@@ -133,7 +133,7 @@ impl Lead {
             Ok(done) => done?,
             Err(_) => {
                 let failed = StepState::Failed {
-                    code: "expect/run-limit".to_owned(),
+                    code: "run/limit".to_owned(),
                     class: Class::ExpectationFailed,
                     expected: format!("the last step ends within limits.run = {}", limits.run),
                     seen: "it did not; raise limits.run or shorten the steps".to_owned(),
@@ -311,7 +311,7 @@ impl Network {
         abort.abort();
         let expected = format!("{id} ends within {within}");
         let failure =
-            Failure::Step { code: "expect/join", class: Class::ExpectationFailed, expected, seen: "it runs on".to_owned() };
+            Failure::Step { code: "run/join", class: Class::ExpectationFailed, expected, seen: "it runs on".to_owned() };
         self.close(step, Err(failure))
     }
 
@@ -355,7 +355,7 @@ impl Network {
                 if tokio::time::timeout(within.duration(), reached).await.is_err() {
                     let missing = self.desk.ask(Message::Missing).await;
                     return Err(Failure::Step {
-                        code: "expect/when",
+                        code: "run/when",
                         class: Class::LivenessFailed,
                         expected: format!("a quorum reaches height {height} within {within}"),
                         seen: format!("a quorum is at height {}", missing.quorum_height),

@@ -96,6 +96,7 @@ impl Diagnostics {
         };
         let handler = GraphicalReportHandler::new_themed(theme)
             .with_width(look.width)
+            .with_wrap_lines(false)
             .with_links(false)
             .with_context_lines(1)
             .without_syntax_highlighting();
@@ -105,6 +106,7 @@ impl Diagnostics {
             let shown = Shown {
                 problem,
                 source: &source,
+                width: look.width,
             };
             handler
                 .render_report(&mut text, &shown)
@@ -222,10 +224,33 @@ pub(super) fn list<T: AsRef<str>>(words: &[T], most: usize) -> String {
     }
 }
 
+/// Breaks lines at blanks, but not at those between backquotes: what is quoted is there to be copied.
+fn wrap(text: &str, width: usize) -> String {
+    let mut wrapped = String::new();
+    let mut column = 0;
+    let mut quoted = false;
+    let words = text.split_inclusive(|letter: char| {
+        quoted ^= letter == '`';
+        letter == ' ' && !quoted
+    });
+    for word in words {
+        let length = word.trim_end().chars().count();
+        if column > 0 && column + length > width {
+            wrapped.truncate(wrapped.trim_end().len());
+            wrapped.push('\n');
+            column = 0;
+        }
+        wrapped.push_str(word);
+        column += word.chars().count();
+    }
+    wrapped
+}
+
 /// A problem as miette wants it.
 struct Shown<'a> {
     problem: &'a Problem,
     source: &'a NamedSource<String>,
+    width: usize,
 }
 
 impl fmt::Debug for Shown<'_> {
@@ -236,7 +261,7 @@ impl fmt::Debug for Shown<'_> {
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.problem.message)
+        f.write_str(&wrap(&self.problem.message, self.width.saturating_sub(4)))
     }
 }
 
@@ -251,7 +276,7 @@ impl Diagnostic for Shown<'_> {
         self.problem
             .help
             .as_ref()
-            .map(|help| Box::new(help) as Box<dyn fmt::Display + 'a>)
+            .map(|help| Box::new(wrap(help, self.width.saturating_sub(8))) as Box<dyn fmt::Display + 'a>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
@@ -278,6 +303,14 @@ mod tests {
         assert_eq!(place("a\nbé = 1", 5), (2, 3));
         assert_eq!(place("", 0), (1, 1));
         assert_eq!(place("a\n", 99), (2, 1));
+    }
+
+    #[test]
+    fn lines_break_at_blanks_outside_of_quotes() {
+        assert_eq!(wrap("one two three", 8), "one two\nthree");
+        assert_eq!(wrap("write `a = 1` now", 8), "write\n`a = 1`\nnow");
+        assert_eq!(wrap("averylongword x", 4), "averylongword\nx");
+        assert_eq!(wrap("", 4), "");
     }
 
     #[test]

@@ -166,8 +166,11 @@ impl Check<'_> {
             (Some(node), true) => Some([node].into()),
             (None, false) => Some(group),
             (Some(_), false) => {
-                let help = format!("write `group:{text}` for the group, or give the group another name");
-                self.unknown(place, format!("`{text}` is both a node and a group"), help)
+                let problem = Problem::new(code::UNKNOWN_NODE, &place.at, format!("`{text}` is both a node and a group"))
+                    .label("two meanings")
+                    .help(format!("write `group:{text}` for the group, or give the group another name"));
+                self.problems.push(problem);
+                None
             }
             (None, true) => {
                 let mut known: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();

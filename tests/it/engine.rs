@@ -122,7 +122,7 @@ impl Ended {
 }
 
 /// Runs a plan; `during` sees every event and may act.
-async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, &Event) + Send) -> Ended {
+async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, &Event) + Send + Sync) -> Ended {
     let plan = Arc::new(plan);
     let (memory, events) = Memory::new(Arc::clone(&plan), tamper);
     let cancel = Cancel::default();
@@ -270,7 +270,7 @@ async fn a_join_that_takes_too_long_fails() {
     plan.steps[0].background = true;
     let ended = run(plan, Tamper::None).await;
     ended.verdict(Verdict::ExpectationFailed);
-    assert_eq!(ended.codes()[0].0, "expect/join");
+    assert_eq!(ended.codes()[0].0, "run/join");
 }
 
 #[tokio::test]
@@ -339,7 +339,7 @@ async fn a_node_that_dies_before_ready_ends_the_run_at_once_with_the_reason() {
     })
     .await;
     ended.verdict(Verdict::Infrastructure);
-    assert!(ended.codes().contains(&("infra/start-exit", Some("validator-3"))), "{:?}", ended.codes());
+    assert!(ended.codes().contains(&("infra/exit-at-start", Some("validator-3"))), "{:?}", ended.codes());
 }
 
 #[tokio::test]
@@ -389,5 +389,5 @@ async fn the_run_limit_ends_the_steps() {
     plan.limits.run = Ms(300);
     let ended = run(plan, Tamper::None).await;
     ended.verdict(Verdict::ExpectationFailed);
-    assert_eq!(ended.codes()[0].0, "expect/run-limit");
+    assert_eq!(ended.codes()[0].0, "run/limit");
 }

@@ -3,5 +3,7 @@
 mod chain;
 mod devnode;
 mod engine;
+mod facade;
+mod killed;
 mod scenario;
 mod tidy;

@@ -137,7 +137,7 @@ impl Check<'_> {
             lasts: lasts.as_ref(),
             never: never.as_ref(),
         };
-        let bounds = self.bounds(&height.key, at_least.as_ref(), at_most.as_ref());
+        let bounds = self.bounds(height, &height.keys, at_least.as_ref(), at_most.as_ref());
         let window = self.window(here, &times);
         let nodes = self.of(here, nodes.as_ref(), window, true)?;
         Some(Expect {
@@ -168,7 +168,7 @@ impl Check<'_> {
             lasts: lasts.as_ref(),
             never: never.as_ref(),
         };
-        let bounds = self.bounds(&numbers.key, at_least.as_ref(), at_most.as_ref());
+        let bounds = self.bounds(numbers, &numbers.keys, at_least.as_ref(), at_most.as_ref());
         let window = self.window(here, &times);
         let nodes = self.of(here, nodes.as_ref(), window, asks_node)?;
         Some(Expect {
@@ -390,10 +390,18 @@ impl Check<'_> {
         Some(Some(self.names(&nodes)))
     }
 
-    fn bounds(&mut self, key: &Range<usize>, at_least: Option<&At<u64>>, at_most: Option<&At<u64>>) -> Option<Bounds> {
+    fn bounds<T>(
+        &mut self,
+        table: &At<T>,
+        keys: &[(String, Range<usize>)],
+        at_least: Option<&At<u64>>,
+        at_most: Option<&At<u64>>,
+    ) -> Option<Bounds> {
         let example = "write `at_least = 5`, `at_most = 10`, or both";
         let problem = match (at_least, at_most) {
-            (None, None) => Problem::new(code::BOUNDS, key, "this expectation names no number")
+            // A bound that could not be read was complained about.
+            (None, None) if keys.iter().any(|(key, _)| key == "at_least" || key == "at_most") => return None,
+            (None, None) => Problem::new(code::BOUNDS, &table.key, "this expectation names no number")
                 .label("no `at_least` and no `at_most`")
                 .help(example),
             (Some(least), Some(most)) if least.value > most.value => Problem::new(

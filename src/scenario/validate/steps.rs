@@ -591,7 +591,8 @@ impl Check<'_> {
     pub(in crate::scenario) fn refer(&mut self, id: &At<String>, wanted: Refer) -> Option<usize> {
         let current = self.current;
         let what = match wanted {
-            Refer::Fault | Refer::Lasting => "a fault",
+            Refer::Fault => "a fault",
+            Refer::Lasting => "a fault that lasts",
             Refer::Tx => "a `tx` step",
             Refer::Background => "a step with `background = true`",
         };
@@ -607,7 +608,11 @@ impl Check<'_> {
             .filter(|known| fits(known) && known.index < current)
             .map(|known| (known.index, known.id.as_str()))
             .collect();
-        let help = did_you_mean(&id.value, earlier.values().copied());
+        let help = if earlier.is_empty() {
+            format!("no earlier step is {what}")
+        } else {
+            did_you_mean(&id.value, earlier.values().copied())
+        };
         let problem = match self.ids.iter().find(|known| known.id == id.value) {
             None => Problem::new(
                 code::UNKNOWN_ID,
@@ -627,9 +632,9 @@ impl Check<'_> {
             Some(known) if !fits(known) => Problem::new(
                 code::WRONG_KIND,
                 &id.at,
-                format!("`{}` is `{}`, but {what} is wanted", id.value, known.word),
+                format!("step `{}` is a `{}`, but {what} is wanted", id.value, known.word),
             )
-            .label(if known.word == "restart" {
+            .label(if wanted == Refer::Lasting && known.word == "restart" {
                 "a restart ends by itself"
             } else {
                 "wrong kind of step"
