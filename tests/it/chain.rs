@@ -444,7 +444,7 @@ async fn devnodes_under_observation() {
                 );
             }
             Record::AppState { node, height, .. } => drop(states.entry(height).or_default().insert(node)),
-            Record::Peers { node, count, .. } if count == 4 => drop(peers.insert(node)),
+            Record::Peers { node, count: 4, .. } => drop(peers.insert(node)),
             Record::Validators { powers, .. } => power = powers.get("full-0").copied().unwrap_or(0),
             _ => {}
         }
