@@ -121,12 +121,12 @@ impl ChainAdapter for Cometbft {
         ]
     }
 
-    /// With f validators down, up to f proposers in a row may be dead (with many validators hardly more than five), each of which
-    /// costs the time-outs of a round. To twice that come three block intervals and five seconds for a busy machine.
     fn volumes(&self) -> Vec<String> {
         vec![HOME.to_owned()]
     }
 
+    /// With f validators down, up to f proposers in a row may be dead (with many validators hardly more than five), each of which
+    /// costs the time-outs of a round. To twice that come three block intervals and five seconds for a busy machine.
     fn default_invariants(&self, network: &Network) -> (Ms, u64) {
         let pace = Pace::of(network);
         let rounds = tolerated(network).min(5);

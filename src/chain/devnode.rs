@@ -13,6 +13,7 @@ use super::{
     dialled, genesis_validators, home, listen, tolerated, topology,
 };
 use crate::backend::{Addresses, Component, File, NodeSpec, Place, Port, Program, Write};
+use crate::devnode::misbehave::Spec;
 use crate::model::{Ms, Network, Node, Plan, Start, Version};
 use crate::quorum::Engine;
 
@@ -91,12 +92,12 @@ impl ChainAdapter for Devnode {
         ]
     }
 
-    /// As CometBFT's: twice what the rounds of up to f (at most five) dead proposers in a row take, three block intervals, and five
-    /// seconds for a busy machine.
     fn volumes(&self) -> Vec<String> {
         vec![HOME.to_owned()]
     }
 
+    /// As CometBFT's: twice what the rounds of up to f (at most five) dead proposers in a row take, three block intervals, and five
+    /// seconds for a busy machine.
     fn default_invariants(&self, network: &Network) -> (Ms, u64) {
         let time = |key: &str, default: u64| {
             let given = network.config.get(key).and_then(Value::as_str);
@@ -264,18 +265,20 @@ fn check(key: &str, value: &Value) -> Result<(), ConfigProblem> {
     })
 }
 
-/// Misbehaviours: one, or a list.
+/// Misbehaviours as the devnode reads them: one, or a list.
 fn specs(value: &Value) -> Result<(), String> {
     let list = match value {
         Value::Array(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
-    let fits = |value: &Value| value.as_str().is_some_and(|text| !text.trim().is_empty());
-    if list.iter().all(fits) {
-        Ok(())
-    } else {
-        Err("a misbehaviour such as \"crash@15\", or a list of them".into())
+    for one in list {
+        let text = one
+            .as_str()
+            .ok_or("a misbehaviour such as \"crash@15\", or a list of them")?;
+        text.parse::<Spec>()
+            .map_err(|error| format!("misbehaviours, and this is none ({error})"))?;
     }
+    Ok(())
 }
 
 fn duration(text: &str) -> Option<Duration> {
@@ -355,6 +358,7 @@ mod tests {
             ("timeout_prevote", json!(1000), false),
             ("misbehave", json!([1]), false),
             ("misbehave", json!(""), false),
+            ("misbehave", json!("crsh@15"), false),
             ("peers", json!([]), true),
             ("block_time", json!("1s"), true),
             ("timeout_propse", json!("1s"), true),

@@ -2,6 +2,7 @@
 //!
 //! The programs are looked for on PATH under the names that the adapter gives them. Without them a test says so and passes; with
 //! `TRIALNET_REQUIRE=chains` in the environment their absence is a failure.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,18 +11,24 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use trialnet::backend::{Addresses, LinkId, NodeAddresses, NodeSpec, Program};
 use trialnet::chain::rpc::{Client, Rpc, Status};
 use trialnet::chain::{self, adapter, validator_key};
 use trialnet::model::{
-    BackendKind, ChainKind, FORMAT, Invariants, Limits, Ms, Network, Node, Persistence, Plan, Role, Start, Tx, TxBody,
+    BackendKind, ChainKind, FORMAT, Invariants, Limits, Ms, Network, Node, NodeName, Persistence, Plan, Role, Start,
+    Tx, TxBody,
 };
+use trialnet::observe::{Config, Target, observe};
+use trialnet::record::{Clock, Record};
 
 const VERSIONS: [&str; 3] = ["0.37.18", "0.38.17", "1.0.1"];
 /// For a machine that is busy with other tests; what is waited for takes a few seconds.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// A CometBFT network in a temporary folder, each node at an address of its own.
+/// A network in a temporary folder, each node at an address of its own.
 struct Net {
     plan: Plan,
     folder: tempfile::TempDir,
@@ -32,9 +39,18 @@ struct Net {
 }
 
 impl Net {
-    /// `slot` tells the tests of this process apart, its id the processes.
+    /// CometBFT validators.
     fn render(version: &str, validators: usize, block_time: Ms, slot: u8) -> Self {
-        let plan = plan(version, validators, block_time);
+        Self::of(plan(ChainKind::Cometbft, version, validators, 0, block_time), slot)
+    }
+
+    /// `slot` tells the tests of this process apart, its id the processes.
+    fn of(plan: Plan, slot: u8) -> Self {
+        Self::through(plan, slot, |address| address)
+    }
+
+    /// The same, with each link leading to the address that is given for its end.
+    fn through(plan: Plan, slot: u8, mut via: impl FnMut(SocketAddr) -> SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let process = u8::try_from(std::process::id() % 250).unwrap() + 1;
         let ip = |index: usize| Ipv4Addr::new(127, 98, process, slot + u8::try_from(index).unwrap());
@@ -55,7 +71,7 @@ impl Net {
             };
             addresses
                 .links
-                .insert(link, SocketAddr::new(IpAddr::V4(ip(*to)), 26656));
+                .insert(link, via(SocketAddr::new(IpAddr::V4(ip(*to)), 26656)));
         }
         let specs = adapter(plan.network.chain).render(&plan, &addresses).unwrap().nodes;
         for spec in &specs {
@@ -66,7 +82,7 @@ impl Net {
             }
         }
         Self {
-            addresses: (0..validators)
+            addresses: (0..specs.len())
                 .map(|index| SocketAddr::new(IpAddr::V4(ip(index)), 26657))
                 .collect(),
             running: specs.iter().map(|_| None).collect(),
@@ -139,19 +155,20 @@ impl Drop for Net {
     }
 }
 
-fn plan(version: &str, validators: usize, block_time: Ms) -> Plan {
-    let adapter = adapter(ChainKind::Cometbft);
-    let nodes: Vec<Node> = (0..validators)
-        .map(|index| Node {
-            name: format!("validator-{index}"),
-            group: "validator".into(),
-            role: Role::Validator,
-            power: 10,
-            version: version.into(),
-            config: BTreeMap::new(),
-            start: Start::Auto,
-        })
-        .collect();
+fn plan(chain: ChainKind, version: &str, validators: usize, full: usize, block_time: Ms) -> Plan {
+    let adapter = adapter(chain);
+    let node = |(group, role, index, power): (&str, Role, usize, u64)| Node {
+        name: format!("{group}-{index}"),
+        group: group.into(),
+        role,
+        power,
+        version: version.into(),
+        config: BTreeMap::new(),
+        start: Start::Auto,
+    };
+    let validators = (0..validators).map(|index| ("validator", Role::Validator, index, 10));
+    let full = (0..full).map(|index| ("full", Role::Full, index, 0));
+    let nodes: Vec<Node> = validators.chain(full).map(node).collect();
     Plan {
         format: FORMAT,
         scenario: "real-programs".into(),
@@ -159,7 +176,7 @@ fn plan(version: &str, validators: usize, block_time: Ms) -> Plan {
         seed: 7,
         backend: BackendKind::Local,
         network: Network {
-            chain: ChainKind::Cometbft,
+            chain,
             version: version.into(),
             block_time,
             persistence: Persistence::Volume,
@@ -187,7 +204,7 @@ fn plan(version: &str, validators: usize, block_time: Ms) -> Plan {
 fn binary(program: &Program) -> &str {
     match program {
         Program::Chain { binary, .. } => binary,
-        Program::Trialnet => panic!("a chain's program was expected"),
+        Program::Trialnet => env!("CARGO_BIN_EXE_trialnet"),
     }
 }
 
@@ -305,6 +322,152 @@ async fn a_killed_validator_comes_back() {
         peers.names.iter().all(|name| name.starts_with("validator-")),
         "{peers:?}"
     );
+}
+
+/// Relays connections while `open` says so; closes them, and new ones at once, while it does not.
+async fn relay(listener: TcpListener, target: SocketAddr, open: watch::Receiver<bool>) {
+    while let Ok((mut near, _)) = listener.accept().await {
+        let mut open = open.clone();
+        tokio::spawn(async move {
+            if *open.borrow_and_update()
+                && let Ok(mut far) = TcpStream::connect(target).await
+            {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    _ = open.changed() => {}
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn validators_stay_on_their_links() {
+    if !available("0.38.17") {
+        return;
+    }
+    let (open, opened) = watch::channel(true);
+    let mut ends = Vec::new();
+    let plan = plan(ChainKind::Cometbft, "0.38.17", 2, 0, Ms(500));
+    let mut net = Net::through(plan, 80, |end| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        ends.push((listener, end));
+        address
+    });
+    for (listener, end) in ends {
+        tokio::spawn(relay(TcpListener::from_std(listener).unwrap(), end, opened.clone()));
+    }
+    net.start(0);
+    net.start(1);
+    net.until(0, "two blocks", |status| status.height >= 2).await;
+    open.send(false).unwrap();
+    let nodes = [net.rpc(0), net.rpc(1)];
+    let limit = Instant::now() + LIMIT;
+    while nodes[0].peers().await.unwrap().count + nodes[1].peers().await.unwrap().count > 0 {
+        assert!(Instant::now() < limit, "the connection outlives its link");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // A lost peer is dialled again every 5 to 8 seconds: whoever knew another way would have found it by then.
+    let end = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < end {
+        assert_eq!(nodes[0].peers().await.unwrap().count, 0);
+        assert_eq!(nodes[1].peers().await.unwrap().count, 0);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let at = net.until(0, "an answer", |_| true).await.height;
+    open.send(true).unwrap();
+    net.until(0, "growth", |status| status.height >= at + 2).await;
+}
+
+#[tokio::test]
+async fn devnodes_under_observation() {
+    let mut plan = plan(ChainKind::Devnode, env!("CARGO_PKG_VERSION"), 4, 1, Ms(200));
+    plan.network.nodes[1]
+        .config
+        .insert("misbehave".into(), "wrong-hash@4".into());
+    let mut net = Net::of(plan, 60);
+    let names: Vec<String> = net.specs.iter().map(|spec| spec.name.clone()).collect();
+    let target = |(node, address): (&String, &SocketAddr)| Target {
+        node: node.clone(),
+        address: *address,
+        dialect: chain::Dialect::Comet,
+        logs: Vec::new(),
+    };
+    let key = |name: &String| (validator_key(&net.plan, name).unwrap().address, name.clone());
+    let config = Config {
+        targets: names.iter().zip(&net.addresses).map(target).collect(),
+        interval: Ms(50),
+        timeout: Ms::secs(2),
+        patterns: Vec::new(),
+        validators: names.iter().map(key).collect(),
+    };
+    let (out, mut records) = tokio::sync::mpsc::channel(64);
+    let cancel = CancellationToken::new();
+    let observer = observe(config, Clock::start(), out, cancel.clone());
+    for index in 0..names.len() {
+        net.start(index);
+    }
+    net.until(0, "two blocks", |status| status.height >= 2).await;
+    assert_eq!(net.rpc(0).status().await.unwrap().version, env!("CARGO_PKG_VERSION"));
+    let change = Tx {
+        id: "power".into(),
+        body: TxBody::Power {
+            validator: "full-0".into(),
+            power: 3,
+        },
+        node: "validator-0".into(),
+    };
+    let bytes = chain::tx_bytes(&net.plan, &change).unwrap();
+    net.rpc(0).send_tx(&bytes).await.unwrap();
+    let mut hashes: BTreeMap<(NodeName, u64), String> = BTreeMap::new();
+    let mut states: BTreeMap<u64, BTreeSet<NodeName>> = BTreeMap::new();
+    let (mut peers, mut power) = (BTreeSet::new(), 0);
+    let whole = |hashes: &BTreeMap<(NodeName, u64), String>| {
+        names
+            .iter()
+            .all(|name| (1..=8).all(|height| hashes.contains_key(&(name.clone(), height))))
+    };
+    let limit = tokio::time::Instant::now() + LIMIT;
+    while !whole(&hashes) || power != 3 || peers.len() < 5 || !states.values().any(|nodes| nodes.len() == 5) {
+        let record = tokio::time::timeout_at(limit, records.recv()).await;
+        match record
+            .expect("headers, a state, peers and the new power in time")
+            .unwrap()
+        {
+            Record::Headers { node, headers, .. } => {
+                hashes.extend(
+                    headers
+                        .into_iter()
+                        .map(|header| ((node.clone(), header.height), header.hash)),
+                );
+            }
+            Record::AppState { node, height, .. } => drop(states.entry(height).or_default().insert(node)),
+            Record::Peers { node, count: 4, .. } => drop(peers.insert(node)),
+            Record::Validators { powers, .. } => power = powers.get("full-0").copied().unwrap_or(0),
+            _ => {}
+        }
+    }
+    for height in 1..=8 {
+        let differ = names
+            .iter()
+            .filter(|name| hashes[&((*name).clone(), height)] != hashes[&(names[0].clone(), height)]);
+        let differ: Vec<&String> = differ.collect();
+        let liar = if height == 4 { vec!["validator-1"] } else { vec![] };
+        assert_eq!(differ, liar, "at height {height}");
+    }
+    net.rpc(2).misbehave("crash@1").await.unwrap();
+    net.rpc(3).misbehave("no such thing").await.unwrap_err();
+    net.rpc(1).behave().await.unwrap();
+    let leader = net.rpc(0).leader().await.unwrap().address;
+    assert!(
+        names
+            .iter()
+            .any(|name| validator_key(&net.plan, name).unwrap().address == leader)
+    );
+    cancel.cancel();
+    observer.await.unwrap();
 }
 
 /// By hand, for the constants of the adapter: `cargo test --test it -- --ignored --nocapture intervals`.
