@@ -3,6 +3,8 @@
 //! Making nodes and acting on nodes are apart, because nodes may also be found (made by somebody else). A backend never
 //! knows what chain it runs. What a backend can do is data ([`Capabilities`]), so that a plan is refused before anything starts.
 
+pub mod local;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

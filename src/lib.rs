@@ -1,5 +1,6 @@
 //! Trialnet: a declarative test-network harness for blockchains.
 
+pub mod agent;
 pub mod backend;
 pub mod chain;
 pub mod judge;
