@@ -37,6 +37,8 @@ pub use crate::agent::registry::{Life, RunEntry, gc, list_runs};
 
 /// How long the guard may take for what takes no time.
 const PROMPT: Duration = Duration::from_secs(10);
+/// How long the guard may take to start all nodes: milliseconds each, but the machine may be busy.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long processes have to go after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// How long a teardown may take beyond the grace before the guard itself is ended.
@@ -259,7 +261,7 @@ impl Local {
             .filter(|spec| spec.started)
             .map(|spec| spec.name.clone())
             .collect();
-        guard.ask(Ask::Start(started), PROMPT).await?;
+        guard.ask(Ask::Start(started), START_LIMIT).await?;
         Ok(())
     }
 

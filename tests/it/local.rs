@@ -585,8 +585,13 @@ async fn a_cut_holds_open_and_new_connections_and_is_taken_back() {
         },
     )
     .await;
-    net.wait_passes(0).await;
-    net.wait_passes(1).await;
+    until("the nodes have heard each other", async || {
+        let seen = net.local.probe_links(&net.links, PROBE).await.unwrap();
+        let heard = |open: &BTreeMap<u16, u64>| open.values().any(|&bytes| bytes > 0);
+        seen.iter()
+            .all(|link| link.first_byte.is_some() && link.open.as_ref().is_none_or(heard))
+    })
+    .await;
     net.cut(&[0]).await;
     let before = net.local.probe_links(&net.links, PROBE).await.unwrap();
     let after = net.local.probe_links(&net.links, PROBE).await.unwrap();
@@ -786,21 +791,21 @@ async fn teardown_is_safe_at_any_moment_and_keeps_homes_if_asked() {
         "infra/guard-setup"
     );
 
-    let args = BTreeMap::from([(0, vec!["--stubborn"])]);
-    let net = Net::up(
-        dir.path(),
-        Wish {
-            nodes: 2,
-            args,
-            ..Wish::default()
-        },
-    )
+    let wish = Wish {
+        nodes: 2,
+        ..Wish::default()
+    };
+    let net = Net::up(dir.path(), wish).await;
+    let address = net.local.endpoint("n-1", "node", "p2p").unwrap();
+    until("it answers", async || {
+        tokio::net::TcpStream::connect(address).await.is_ok()
+    })
     .await;
     net.local.pause("n-1").await.unwrap();
     let left = net
         .local
         .destroy(Teardown {
-            grace: Ms(200),
+            grace: Ms::secs(40),
             keep_homes: true,
         })
         .await;
@@ -838,15 +843,14 @@ async fn a_hundred_nodes_with_a_thousand_links_come_and_go() {
         .flat_map(|from| (1..=10).map(move |step| (from, (from + step * 7) % 100)))
         .collect();
     let began = Instant::now();
-    let net = Net::up(
-        dir.path(),
-        Wish {
-            nodes: 100,
-            links,
-            ..Wish::default()
-        },
-    )
-    .await;
+    let args = (0..100).map(|index| (index, vec!["--beat=500"])).collect();
+    let wish = Wish {
+        nodes: 100,
+        links,
+        args,
+        ..Wish::default()
+    };
+    let net = Net::up(dir.path(), wish).await;
     println!("100 nodes and 1000 links up: {:?}", began.elapsed());
     until("every link passes", async || {
         let seen = net.local.probe_links(&net.links, Ms::secs(5)).await.unwrap();
