@@ -4,7 +4,6 @@
 //! knows what chain it runs. What a backend can do is data ([`Capabilities`]), so that a plan is refused before anything starts.
 
 pub mod local;
-pub mod memory;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

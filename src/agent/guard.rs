@@ -1,7 +1,8 @@
 //! The guard: a process in a session of its own that owns the nodes of one run on this machine, and puts everything back
 //! when trialnet asks for it, or is gone, by whatever signal.
 //!
-//! It is one thread with one loop that owns all state. It starts nodes from that thread, since the kernel watches the thread.
+//! One loop owns all state. It runs on the main thread and starts nodes from there, since the kernel watches that thread.
+//! The proxies of the links have a thread of their own, so that no amount of traffic delays the loop.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::pipe;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -57,11 +59,18 @@ pub fn run(GuardArgs { protocol }: GuardArgs) -> ExitCode {
     // A Ctrl-C in the terminal is for trialnet. The only error is that this already is a session of its own.
     let _: nix::Result<nix::unistd::Pid> = nix::unistd::setsid();
     raise_file_limit();
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+    let main = Builder::new_current_thread().enable_all().build();
+    let proxies = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("links")
+        .enable_all()
+        .build();
+    let (Ok(main), Ok(proxies)) = (main, proxies) else {
         return ExitCode::FAILURE;
     };
-    let result = runtime.block_on(Box::pin(guard()));
-    runtime.shutdown_background();
+    let result = main.block_on(Box::pin(guard(proxies.handle().clone())));
+    proxies.shutdown_background();
+    main.shutdown_background();
     if result.is_ok() {
         ExitCode::SUCCESS
     } else {
@@ -83,7 +92,7 @@ fn raise_file_limit() {
 type Questions = Lines<BufReader<pipe::Receiver>>;
 
 /// Listens until trialnet asks for the end or is gone.
-async fn guard() -> io::Result<()> {
+async fn guard(proxies: Handle) -> io::Result<()> {
     let mut questions = BufReader::new(pipe::Receiver::from_owned_fd(
         io::stdin().as_fd().try_clone_to_owned()?,
     )?)
@@ -98,7 +107,7 @@ async fn guard() -> io::Result<()> {
     let Some((id, setup)) = first_question(&mut questions).await? else {
         return Ok(());
     };
-    let mut guard = match Guard::new(setup, say.clone()) {
+    let mut guard = match Guard::new(setup, proxies, say.clone()) {
         Ok(guard) => guard,
         Err(trouble) => {
             tell(
@@ -112,7 +121,7 @@ async fn guard() -> io::Result<()> {
             return flush(writer).await;
         }
     };
-    guard.answer(id, Ok(Reply::Slot(guard.entry.slot)));
+    guard.answer(id, Ok(Reply::Done));
 
     let how = loop {
         let (lease_ends, events) = (guard.lease_ends, &mut guard.events);
@@ -240,8 +249,8 @@ struct Guard {
 }
 
 impl Guard {
-    /// Enters the run into the registry and takes a slot.
-    fn new(mut setup: Setup, say: mpsc::UnboundedSender<String>) -> Result<Self, Trouble> {
+    /// Enters the run into the registry.
+    fn new(mut setup: Setup, proxies: Handle, say: mpsc::UnboundedSender<String>) -> Result<Self, Trouble> {
         let failed = |what: &str, error: io::Error| trouble("infra/guard-setup", what, error.to_string());
         if setup.tamper.is_none() {
             let word = std::env::var(tamper::VARIABLE).unwrap_or_default();
@@ -251,7 +260,6 @@ impl Guard {
         let me = |pid| {
             Proc::now(pid).ok_or_else(|| failed("a process table", io::Error::other(format!("no process {pid}"))))
         };
-        let slot = Slot::take(&[]);
         let entry = RunEntry {
             run: setup.run.clone(),
             scenario: setup.scenario.clone(),
@@ -259,7 +267,7 @@ impl Guard {
             guard: me(std::process::id())?,
             run_dir: setup.run_dir.clone(),
             homes: setup.homes.clone(),
-            slot: slot.as_ref().map(|slot| slot.number),
+            slot: None,
             began: std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| Ms::from(since).0),
@@ -270,9 +278,9 @@ impl Guard {
         Ok(Self {
             setup,
             entry,
-            slot,
+            slot: None,
             nodes: BTreeMap::new(),
-            links: Links::default(),
+            links: Links::new(proxies),
             lease_ends: None,
             say,
             happen,
@@ -588,7 +596,7 @@ impl Guard {
         );
         if !node.runs() && !node.awaited_by.is_empty() {
             // Children that left their group; mostly there are none. Not waited for any longer: the probes will tell.
-            let _: Vec<u32> = table::end_node(&self.setup.run, name, STRAY_LIMIT);
+            drop(table::end_node(&self.setup.run, name, STRAY_LIMIT));
             for id in std::mem::take(&mut node.awaited_by) {
                 tell(
                     &self.say,
@@ -669,7 +677,7 @@ impl Guard {
         for pid in table::end_run(&self.setup.run, KILL_LIMIT) {
             left.push(format!("process {pid} did not end"));
         }
-        self.links = Links::default();
+        self.links.close();
         let Setup {
             run, homes, state_dir, ..
         } = &self.setup;

@@ -26,9 +26,9 @@ pub struct Call {
 /// What can be asked of the guard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Ask {
-    /// The first question: whose guard it is. Answered with [`Reply::Slot`].
+    /// The first question: whose guard it is.
     Setup(Setup),
-    /// Gives the slot up for the next free one that is none of these.
+    /// Takes the first free slot that is none of these, and gives one up that it holds. Answered with [`Reply::Slot`].
     Claim {
         /// Slots in which addresses turned out to be taken.
         except: Vec<u8>,

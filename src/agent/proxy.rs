@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -90,8 +91,9 @@ impl From<&LinkShape> for Shape {
 }
 
 /// All links of a run. Dropping it closes every connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Links {
+    runtime: Handle,
     links: BTreeMap<LinkId, Link>,
 }
 
@@ -108,7 +110,16 @@ impl Drop for Link {
 }
 
 impl Links {
-    /// Opens the proxy of a link. Must be called on a tokio runtime.
+    /// No links yet; their proxies will run on this runtime.
+    #[must_use]
+    pub fn new(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            links: BTreeMap::new(),
+        }
+    }
+
+    /// Opens the proxy of a link.
     ///
     /// # Errors
     /// When its address is taken.
@@ -119,6 +130,7 @@ impl Links {
             target,
             source,
         } = def;
+        let _on = self.runtime.enter();
         let socket = if listen.is_ipv4() {
             TcpSocket::new_v4()?
         } else {
@@ -128,7 +140,10 @@ impl Links {
         socket.bind(listen)?;
         let listener = socket.listen(128)?;
         let (shape, watched) = watch::channel(Shape::default());
-        let task = tokio::spawn(serve(listener, Route { target, source }, watched)).abort_handle();
+        let task = self
+            .runtime
+            .spawn(serve(listener, Route { target, source }, watched))
+            .abort_handle();
         self.links.insert(link, Link { shape, task });
         Ok(())
     }
@@ -149,6 +164,11 @@ impl Links {
                 changed
             });
         }
+    }
+
+    /// Ends all proxies and their connections.
+    pub fn close(&mut self) {
+        self.links.clear();
     }
 
     /// How many links are not clear.
@@ -400,7 +420,7 @@ mod tests {
     async fn link() -> (Links, TcpListener, SocketAddr) {
         let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let listen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let mut links = Links::default();
+        let mut links = Links::new(Handle::current());
         links
             .open(LinkDef {
                 link: id(),

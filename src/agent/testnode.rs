@@ -23,6 +23,9 @@ pub struct TestnodeArgs {
     /// Bytes to write to standard output at the start
     #[arg(long, default_value_t = 0)]
     pub spam: usize,
+    /// Milliseconds between the bytes that it sends
+    #[arg(long, default_value_t = 10)]
+    pub beat: u64,
     /// Takes no notice of SIGTERM
     #[arg(long)]
     pub stubborn: bool,
@@ -37,8 +40,8 @@ pub struct TestnodeArgs {
     pub session: bool,
 }
 
-/// Between the bytes that it sends.
-const BEAT: Duration = Duration::from_millis(10);
+/// Between two attempts to reach somebody.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Runs until it is ended.
 #[must_use]
@@ -58,11 +61,13 @@ async fn node(args: TestnodeArgs) -> io::Result<ExitCode> {
         listen,
         dial,
         spam,
+        beat,
         stubborn,
         escape,
         exit,
         session,
     } = args;
+    let beat = Duration::from_millis(beat);
     if session {
         nix::unistd::setsid()?;
     }
@@ -83,7 +88,7 @@ async fn node(args: TestnodeArgs) -> io::Result<ExitCode> {
         let listener = TcpListener::bind(address).await?;
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(talk(stream));
+                tokio::spawn(talk(stream, beat));
             }
         });
     }
@@ -91,9 +96,9 @@ async fn node(args: TestnodeArgs) -> io::Result<ExitCode> {
         tokio::spawn(async move {
             loop {
                 if let Ok(stream) = TcpStream::connect(address).await {
-                    talk(stream).await;
+                    talk(stream, beat).await;
                 }
-                tokio::time::sleep(BEAT).await;
+                tokio::time::sleep(RETRY).await;
             }
         });
     }
@@ -116,10 +121,10 @@ fn write_lines(bytes: usize) -> io::Result<()> {
 }
 
 /// Sends a byte at each beat and reads what comes, until the connection ends.
-async fn talk(mut stream: TcpStream) {
+async fn talk(mut stream: TcpStream, beat: Duration) {
     drop(stream.set_nodelay(true));
     let (mut from, mut to) = stream.split();
-    let mut beat = tokio::time::interval(BEAT);
+    let mut beat = tokio::time::interval(beat);
     let mut buffer = [0; 4096];
     loop {
         tokio::select! {

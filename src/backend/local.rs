@@ -23,7 +23,7 @@ use tokio::sync::{OnceCell, mpsc};
 use self::client::Client;
 use super::{
     Addresses, Capabilities, ComponentState, Deployer, Job, JobOutput, LinkEvidence, LinkId, LinkShape, NodeOps,
-    NodeSpec, NodeState, Program, RunState, Teardown, Trouble, Wanted,
+    NodeSpec, NodeState, RunState, Teardown, Trouble, Wanted,
 };
 use crate::agent::protocol::{Ask, ComponentDef, JobDef, LinkDef, NodeDef, Reply, Setup};
 use crate::agent::table::{self, Proc};
@@ -37,6 +37,8 @@ pub use crate::agent::registry::{Life, RunEntry, gc, list_runs};
 
 /// How long the guard may take for what takes no time.
 const PROMPT: Duration = Duration::from_secs(10);
+/// How long the guard may take to start all nodes: milliseconds each, but the machine may be busy.
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long processes have to go after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// How long a teardown may take beyond the grace before the guard itself is ended.
@@ -72,7 +74,7 @@ pub fn capabilities() -> &'static Capabilities {
 /// What the backend needs to know of the run.
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
-    /// The executable that answers the hidden subcommands `guard` and `shim`, and is [`Program::Trialnet`].
+    /// The executable that answers the hidden subcommands `guard` and `shim`, and is [`super::Program::Trialnet`].
     pub exe: PathBuf,
     /// The run folder; absolute. Node homes and logs are below it.
     pub run_dir: PathBuf,
@@ -194,7 +196,7 @@ impl Local {
         std::fs::create_dir_all(&logs).map_err(failed)?;
         // What earlier runs have left may hold addresses.
         let dir = state_dir.clone();
-        let _: Result<Vec<String>, _> = tokio::task::spawn_blocking(move || registry::gc_in(&dir, false)).await;
+        drop(tokio::task::spawn_blocking(move || registry::gc_in(&dir, false)).await);
         let client =
             Client::spawn(exe, &logs.join("trialnet.guard.log"), Arc::downgrade(&self.shared)).map_err(failed)?;
         let setup = Setup {
@@ -230,7 +232,7 @@ impl Local {
         }
         guard.ask(Ask::Link(defs), PROMPT).await?;
         // Called once; a second call would find the first one's links still open and fail before this.
-        let _: Result<(), Addresses> = self.shared.addresses.set(addresses.clone());
+        drop(self.shared.addresses.set(addresses.clone()));
         Ok(addresses)
     }
 
@@ -259,7 +261,7 @@ impl Local {
             .filter(|spec| spec.started)
             .map(|spec| spec.name.clone())
             .collect();
-        guard.ask(Ask::Start(started), PROMPT).await?;
+        guard.ask(Ask::Start(started), START_LIMIT).await?;
         Ok(())
     }
 

@@ -1,10 +1,3 @@
-//! The integration tests: one program, so that it is linked once.
+//! The integration tests.
 
-mod chain;
-mod codes;
-mod devnode;
-mod engine;
-mod facade;
-mod killed;
-mod scenario;
-mod tidy;
+mod local;

@@ -58,7 +58,7 @@ impl Client {
         };
         tokio::spawn(async move {
             talk.on(child, stdin, stdout, asked).await;
-            drop(tell_gone.send(true));
+            tell_gone.send_replace(true);
         });
         Ok(Self {
             questions,

@@ -2,9 +2,9 @@
 //! system has counted on the nodes' connections.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
@@ -24,33 +24,24 @@ pub(super) type Received = BTreeMap<SocketAddr, BTreeMap<u16, u64>>;
 /// `limit` apart.
 pub(super) async fn links(addresses: &Addresses, links: &[LinkId], limit: Ms) -> Result<Vec<LinkEvidence>, Trouble> {
     let received = blocking(|| Ok(received())).await?;
-    let looks: Vec<_> = links
-        .iter()
-        .map(|link| look(addresses, link.clone(), limit, received.as_ref()))
-        .collect();
-    stream::iter(looks).buffered(AT_ONCE).try_collect().await
+    let mut looks = Vec::with_capacity(links.len());
+    for link in links {
+        let Some(&address) = addresses.links.get(link) else {
+            let LinkId { from, to, port } = link;
+            let seen = format!("{from} -> {to} ({port}) was not reserved");
+            return Err(trouble("infra/unknown-link", "a link of the plan", seen));
+        };
+        let open = received
+            .as_ref()
+            .map(|all| all.get(&address).cloned().unwrap_or_default());
+        looks.push(look(link.clone(), address, open, limit));
+    }
+    Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
 }
 
-async fn look(
-    addresses: &Addresses,
-    link: LinkId,
-    limit: Ms,
-    received: Option<&Received>,
-) -> Result<LinkEvidence, Trouble> {
-    let Some(&address) = addresses.links.get(&link) else {
-        let LinkId { from, to, port } = link;
-        return Err(trouble(
-            "infra/unknown-link",
-            "a link of the plan",
-            format!("{from} -> {to} ({port}) was not reserved"),
-        ));
-    };
-    let open = received.map(|all| all.get(&address).cloned().unwrap_or_default());
-    Ok(LinkEvidence {
-        first_byte: first_byte(address, limit).await,
-        link,
-        open,
-    })
+async fn look(link: LinkId, address: SocketAddr, open: Option<BTreeMap<u16, u64>>, limit: Ms) -> LinkEvidence {
+    let first_byte = first_byte(address, limit).await;
+    LinkEvidence { link, first_byte, open }
 }
 
 /// The time until a new connection brings its first byte.
@@ -114,7 +105,7 @@ mod tests {
         server.write_all(b"12345").await.unwrap();
         client.read_exact(&mut [0; 5]).await.unwrap();
 
-        let silent = links(&addresses, &[link.clone()], Ms(50)).await.unwrap();
+        let silent = links(&addresses, std::slice::from_ref(&link), Ms(50)).await.unwrap();
         assert_eq!(silent[0].first_byte, None);
         if let Some(open) = &silent[0].open {
             assert_eq!(open.get(&client.local_addr().unwrap().port()), Some(&5));
@@ -138,7 +129,7 @@ mod tests {
         assert_eq!(probe_source(address("127.0.0.1:5")), None);
         assert_eq!(
             probe_source(address("127.9.3.1:5")),
-            Some(IpAddr::from([127, 9, 0, 255]))
+            Some(std::net::IpAddr::from([127, 9, 0, 255]))
         );
     }
 }
