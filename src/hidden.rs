@@ -61,10 +61,8 @@ pub fn answer() -> Option<ExitCode> {
         HiddenCommand::Shim(args) => agent::shim::run(args),
         HiddenCommand::Devnode(args) => match devnode::main(args) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                Ui::new(crate::ui::Color::Never).error(&error, None);
-                ExitCode::FAILURE
-            }
+            // It has logged the error itself.
+            Err(error) => error.exit_code().into(),
         },
         HiddenCommand::Testnode(args) => agent::testnode::run(args),
     })

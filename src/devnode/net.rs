@@ -1,7 +1,7 @@
 //! Links between nodes: frames, the handshake, dialling, and one reader and one writer a link.
 //!
 //! A frame is a length (4 bytes, big-endian, at most [`MAX_FRAME`]) and that many bytes of JSON: a
-//! [`Message`](super::codec::Message), or during the handshake a [`Hello`] and then a [`Proof`].
+//! [`Message`](super::codec::Message), or during the handshake a `Hello` and then a `Proof`.
 //! Who the other one is comes from the handshake alone, never from its address, so a proxy in
 //! between changes nothing. Nothing here waits for the node, and the node never waits for a link:
 //! what a slow link cannot take costs the link, which is then dialled anew.
