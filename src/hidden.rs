@@ -44,7 +44,7 @@ pub fn answer() -> Option<ExitCode> {
     let hidden = agent::is_hidden_call(&texts)
         || matches!(
             texts.as_slice(),
-            ["devnode", "--home", ..] | ["testnode", "--listen", ..]
+            ["devnode", "--home", ..] | ["testnode", ..]
         );
     if !hidden {
         return None;

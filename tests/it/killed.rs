@@ -1,5 +1,6 @@
 //! Whatever happens to trialnet, nothing is left: SIGKILL at random moments, of trialnet and of its guard, and the polite signals.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ kill = { nodes = ["validator-6"] }
 [[steps]]
 pause = { nodes = ["validator-5"] }
 [[steps]]
-delay = { nodes = ["all"], latency = "20ms" }
+delay = { nodes = ["all", "!validator-5", "!validator-6"], latency = "20ms" }
 [[steps]]
 wait = "1m"
 "#;
@@ -190,7 +191,8 @@ fn sigkill_of_trialnet_at_random_moments_leaves_nothing() {
         random_moment();
         let slot = trial.entry().and_then(|entry| entry["slot"].as_u64());
         signal(u64::from(trial.child.id()), nix::sys::signal::Signal::SIGKILL);
-        trial.child.wait().unwrap();
+        let status = trial.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "it was not running any more: {status}");
         trial.leaves_nothing(slot);
         trial.can_be_judged();
     }
@@ -198,6 +200,7 @@ fn sigkill_of_trialnet_at_random_moments_leaves_nothing() {
 
 #[test]
 fn sigkill_of_the_guard_at_random_moments_leaves_nothing() {
+    let mut struck = 0;
     for _ in 0..trials() {
         let mut trial = Trial::start();
         random_moment();
@@ -210,6 +213,7 @@ fn sigkill_of_the_guard_at_random_moments_leaves_nothing() {
             trial.child.wait().unwrap();
             continue;
         };
+        struck += 1;
         signal(guard, nix::sys::signal::Signal::SIGKILL);
         let status = trial.child.wait().unwrap();
         assert_eq!(
@@ -221,6 +225,7 @@ fn sigkill_of_the_guard_at_random_moments_leaves_nothing() {
         trial.leaves_nothing(slot);
         trial.can_be_judged();
     }
+    assert!(2 * struck > trials(), "a guard was struck in {struck} trials only");
 }
 
 #[test]
