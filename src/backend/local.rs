@@ -76,7 +76,7 @@ pub fn capabilities() -> &'static Capabilities {
 pub struct LocalOptions {
     /// The executable that answers the hidden subcommands `guard` and `shim`, and is [`super::Program::Trialnet`].
     pub exe: PathBuf,
-    /// The run folder; absolute. Node homes and logs are below it.
+    /// The run folder. Node homes and logs are below it.
     pub run_dir: PathBuf,
     /// The id of the run, unique on this machine: letters, digits, `-`, `_` and `.`.
     pub run_id: String,
@@ -150,7 +150,13 @@ struct Generation {
 impl Local {
     /// A backend for one run; what happens to its nodes by itself goes to `records`.
     #[must_use]
-    pub fn new(options: LocalOptions, records: mpsc::UnboundedSender<Record>) -> Self {
+    pub fn new(mut options: LocalOptions, records: mpsc::UnboundedSender<Record>) -> Self {
+        // Processes start in their homes, where a relative path would mean something else.
+        for path in [&mut options.exe, &mut options.run_dir] {
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
         Self {
             shared: Arc::new(Shared {
                 options,
