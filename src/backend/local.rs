@@ -35,6 +35,8 @@ use crate::record::{NodeEvent, Record};
 pub use self::home::find_program;
 pub use crate::agent::registry::{Life, RunEntry, gc, list_runs};
 
+/// The file in the folder of the logs to which the guard's own standard error goes.
+const GUARD_LOG: &str = "trialnet.guard.log";
 /// How long the guard may take for what takes no time.
 const PROMPT: Duration = Duration::from_secs(10);
 /// How long the guard may take to start all nodes: milliseconds each, but the machine may be busy.
@@ -203,8 +205,7 @@ impl Local {
         // What earlier runs have left may hold addresses.
         let dir = state_dir.clone();
         drop(tokio::task::spawn_blocking(move || registry::gc_in(&dir, false)).await);
-        let client =
-            Client::spawn(exe, &logs.join("trialnet.guard.log"), Arc::downgrade(&self.shared)).map_err(failed)?;
+        let client = Client::spawn(exe, &logs.join(GUARD_LOG), Arc::downgrade(&self.shared)).map_err(failed)?;
         let setup = Setup {
             run: run_id.clone(),
             scenario: scenario.clone(),
@@ -470,6 +471,11 @@ impl Shared {
         let homes = self.options.homes();
         if !keep_homes && let Err(error) = registry::remove_homes(&homes, run_id) {
             left.push(format!("{} was not removed: {error}", homes.display()));
+        }
+        // What a guard writes there is a panic; mostly there is none.
+        let guard_log = self.options.logs().join(GUARD_LOG);
+        if guard_log.metadata().is_ok_and(|file| file.len() == 0) {
+            drop(std::fs::remove_file(guard_log));
         }
         if left.is_empty()
             && let Some(dir) = state_dir.clone().or_else(|| registry::state_dir().ok())
