@@ -4,6 +4,7 @@
 //! knows what chain it runs. What a backend can do is data ([`Capabilities`]), so that a plan is refused before anything starts.
 
 pub mod local;
+pub mod memory;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -2,9 +2,35 @@
 //!
 //! An adapter never knows where a node runs.
 
-use crate::backend::{Addresses, Job, NodeSpec, Port};
-use crate::model::{Ms, Network, Node, Plan, Version};
+pub mod cometbft;
+pub mod devnode;
+mod keys;
+pub mod rpc;
+mod topology;
+mod tx;
+
+use std::net::SocketAddr;
+
+use crate::backend::{Addresses, Job, LinkId, NodeAddresses, NodeSpec, Port};
+use crate::model::{ChainKind, Ms, Network, Node, Plan, Role, Version};
 use crate::quorum::Engine;
+
+pub use keys::{ValidatorKey, validator_key};
+pub use tx::{load_tx, tx_bytes, tx_hash};
+
+/// The port that the observer talks to.
+pub const RPC: &str = "rpc";
+/// The port where links lead.
+pub const P2P: &str = "p2p";
+
+/// The adapter of a chain.
+#[must_use]
+pub fn adapter(kind: ChainKind) -> &'static dyn ChainAdapter {
+    match kind {
+        ChainKind::Devnode => &devnode::Devnode,
+        ChainKind::Cometbft => &cometbft::Cometbft,
+    }
+}
 
 /// What trialnet knows of a chain.
 pub trait ChainAdapter: Send + Sync {
@@ -37,6 +63,9 @@ pub trait ChainAdapter: Send + Sync {
 
     /// The ports of a node. The one named `rpc` is what the observer talks to; the one named `p2p` is where links lead.
     fn ports(&self) -> Vec<Port>;
+
+    /// The volumes of a node by name.
+    fn volumes(&self) -> Vec<String>;
 
     /// Safe defaults of the invariants for this network, with as many nodes down as it stands: (max_stall, max_lag).
     fn default_invariants(&self, network: &Network) -> (Ms, u64);
@@ -84,3 +113,114 @@ pub struct ChainError {
     /// Why not.
     pub why: String,
 }
+
+/// The chain id of a run: the scenario's name and the seed, at most 50 characters (CometBFT's limit), so that nodes of two runs never
+/// take one another for peers.
+#[must_use]
+pub fn chain_id(plan: &Plan) -> String {
+    let name: String = plan
+        .scenario
+        .chars()
+        .map(|char| if char.is_ascii_alphanumeric() { char } else { '-' })
+        .take(33)
+        .collect();
+    format!("{name}-{:x}", plan.seed)
+}
+
+/// The time in every genesis: fixed, so that rendering is deterministic, and long past, since nodes sleep until a genesis that is still
+/// to come. Only the first block carries it; from the second on blocks have the time of their votes.
+pub(crate) const GENESIS_TIME: &str = "2025-01-01T00:00:00Z";
+
+/// The volume that holds a node's home; every node has this one.
+pub(crate) const HOME: &str = "home";
+
+/// The validators of the genesis.
+pub(crate) fn genesis_validators(plan: &Plan) -> impl Iterator<Item = &Node> {
+    let validator = |node: &&Node| node.role == Role::Validator && node.power > 0;
+    plan.network.nodes.iter().filter(validator)
+}
+
+/// What was reserved for a node.
+pub(crate) fn addresses_of<'a>(addresses: &'a Addresses, node: &Node) -> Result<&'a NodeAddresses, ChainError> {
+    addresses.nodes.get(&node.name).ok_or_else(|| ChainError {
+        what: node.name.clone(),
+        why: "no addresses were reserved for it".into(),
+    })
+}
+
+/// Where a node listens at one of its ports.
+pub(crate) fn listen(node: &Node, reserved: &NodeAddresses, port: &str) -> Result<SocketAddr, ChainError> {
+    let number = reserved.ports.get(port).ok_or_else(|| ChainError {
+        what: node.name.clone(),
+        why: format!("no port `{port}` was reserved for it"),
+    })?;
+    Ok(SocketAddr::new(reserved.ip, *number))
+}
+
+/// Where a node's home is, as its process sees it.
+pub(crate) fn home(node: &Node, reserved: &NodeAddresses) -> Result<String, ChainError> {
+    let path = reserved.volumes.get(HOME).ok_or_else(|| ChainError {
+        what: node.name.clone(),
+        why: format!("no volume `{HOME}` was reserved for it"),
+    })?;
+    path.to_str().map(str::to_owned).ok_or_else(|| ChainError {
+        what: node.name.clone(),
+        why: format!("its home {} is no text", path.display()),
+    })
+}
+
+/// The nodes that `index` dials, each with the address of the link to it.
+pub(crate) fn dialled<'a>(
+    plan: &'a Plan,
+    addresses: &Addresses,
+    index: usize,
+) -> Result<Vec<(&'a Node, SocketAddr)>, ChainError> {
+    let nodes = &plan.network.nodes;
+    let from = &nodes[index];
+    let mut peers = Vec::new();
+    for (_, to) in plan.network.links.iter().filter(|(dialling, _)| *dialling == index) {
+        let link = LinkId {
+            from: from.name.clone(),
+            to: nodes[*to].name.clone(),
+            port: P2P.into(),
+        };
+        let address = addresses.links.get(&link).ok_or_else(|| ChainError {
+            what: from.name.clone(),
+            why: format!("no address was reserved for its link to {}", link.to),
+        })?;
+        peers.push((&nodes[*to], *address));
+    }
+    Ok(peers)
+}
+
+/// How many validators may be down while the network has to go on: the most nodes, the weakest first, with less than a third of the
+/// power.
+pub(crate) fn tolerated(network: &Network) -> u64 {
+    let mut powers: Vec<u64> = network
+        .nodes
+        .iter()
+        .filter(|node| node.role == Role::Validator && node.power > 0)
+        .map(|node| node.power)
+        .collect();
+    powers.sort_unstable();
+    let total: u128 = powers.iter().map(|power| u128::from(*power)).sum();
+    let mut down = 0_u128;
+    let mut count = 0;
+    for power in powers {
+        down += u128::from(power);
+        if 3 * down >= total {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// The lag that needs no explanation: three blocks, and what the chain makes in two seconds (samples of two nodes are up to a second
+/// apart, and a busy machine adds to that).
+pub(crate) fn default_lag(block_time: Ms) -> u64 {
+    3 + 2_000_u64.div_ceil(block_time.0.max(1))
+}
+
+#[cfg(test)]
+mod tests;

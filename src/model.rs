@@ -544,7 +544,7 @@ impl From<Duration> for Ms {
 
 impl fmt::Display for Ms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 % 1000 == 0 || self.0 < 1000 {
+        if self.0.is_multiple_of(1000) || self.0 < 1000 {
             return write!(f, "{}", humantime::format_duration(self.duration()));
         }
         let tenths = self.0 / 100;
@@ -587,6 +587,16 @@ impl FaultKind {
             Self::Isolate { .. } => "isolate",
             Self::Delay { .. } => "delay",
             Self::Misbehave { .. } => "misbehave",
+        }
+    }
+}
+
+impl Targets {
+    /// The nodes that it strikes or may strike.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeName] {
+        match self {
+            Self::Nodes(nodes) | Self::Leader { among: nodes } => nodes,
         }
     }
 }

@@ -8,7 +8,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::verdict::{Finding, Report};
 use crate::model::{BackendKind, Ms, NodeName};
+
+/// What the engine tells the reporters of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A record, after the judge was fed with it.
+    Record(Stamped),
+    /// The judge found something; follows the record that showed it.
+    Finding(Finding),
+    /// The run is over; the last event.
+    Done(Report),
+}
 
 /// One line of `records.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -87,7 +87,7 @@ pub struct Report {
 pub struct Coverage {
     /// Heights whose hash two nodes or more have given.
     pub compared: u64,
-    /// The quorum's height at the end.
+    /// The quorum's height at the end of the last step; where no recovery was judged after it, shortly before the end of the run.
     pub of: u64,
 }
 

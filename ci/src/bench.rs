@@ -1,0 +1,342 @@
+//! Benches: each prints a table of what was measured beside what is to be reached. Ratios are taken in one run, on one machine.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::chores;
+
+/// CometBFT version of the benches.
+const COMETBFT: &str = "cometbft-0.38.17";
+
+/// Runs the named benches, or all.
+pub(crate) fn run(words: &[&str]) -> Result<(), String> {
+    let quick = words.contains(&"--quick");
+    let names: Vec<_> = words.iter().copied().filter(|word| !word.starts_with("--")).collect();
+    let wanted = |name: &str| names.is_empty() || names.contains(&name);
+    chores::run(Command::new("cargo").args(["build", "--release", "--bin", "trialnet"]))?;
+    let repeats = if quick { 2 } else { 5 };
+    if wanted("local-start") {
+        local_start(repeats)?;
+    }
+    if wanted("cometbft-start") {
+        cometbft_start(repeats)?;
+    }
+    if wanted("observe") {
+        observe(if quick { 10 } else { 60 })?;
+    }
+    Ok(())
+}
+
+/// What was measured of a run.
+struct Measured {
+    /// Milliseconds from the start of the process until every node answered / had height 1 / had height 3.
+    answered: u64,
+    height_1: u64,
+    height_3: u64,
+    /// From the start of teardown to the end of the process.
+    gone: u64,
+}
+
+fn local_start(repeats: usize) -> Result<(), String> {
+    println!("\nlocal-start (median of {repeats})");
+    println!("{:<34} {:>12} {:>9}", "network", "measured", "reach");
+    let four = repeated(repeats, || measure(&devnodes(4, 0, "500ms")))?;
+    row("4 devnodes: all at height 3", four.height_3, 1500);
+    let hundred = repeated(repeats, || measure(&devnodes(10, 90, "500ms")))?;
+    row("100 nodes: all at height 3", hundred.height_3, 5000);
+    row("100 nodes: gone again", hundred.gone, 1000);
+    Ok(())
+}
+
+fn cometbft_start(repeats: usize) -> Result<(), String> {
+    if Command::new(COMETBFT)
+        .arg("version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
+        println!("\ncometbft-start: skipped, {COMETBFT} is not on PATH");
+        return Ok(());
+    }
+    println!("\ncometbft-start, 4 validators (median of {repeats}; bare: the same processes started without trialnet)");
+    let mut bare = Vec::new();
+    let mut ours = Vec::new();
+    for _ in 0..repeats {
+        // In turn, so that both see the same machine.
+        bare.push(bare_cometbft()?);
+        ours.push(measure(COMET_SCENARIO)?);
+    }
+    let rpc = (
+        median(bare.iter().map(|times| times.0)),
+        median(ours.iter().map(|run| run.answered)),
+    );
+    let first = (
+        median(bare.iter().map(|times| times.1)),
+        median(ours.iter().map(|run| run.height_1)),
+    );
+    println!(
+        "{:<20} {:>10} {:>10} {:>8} {:>8}",
+        "until", "bare", "trialnet", "ratio", "reach"
+    );
+    for (what, (bare, ours)) in [("all RPC up", rpc), ("all at height 1", first)] {
+        let ratio = ours as f64 / bare as f64;
+        println!("{what:<20} {bare:>7} ms {ours:>7} ms {ratio:>8.2} {:>8}", "1.15");
+    }
+    Ok(())
+}
+
+fn observe(seconds: u64) -> Result<(), String> {
+    println!("\nobserve: 100 nodes at 5 Hz for {seconds} s, trialnet's own process");
+    let place = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let text = devnodes(10, 90, &format!("{}s", seconds + 5)).replace("block_time = \"200ms\"", "block_time = \"1s\"");
+    let (mut child, records) = start(&text, place.path())?;
+    let ready = wait(Duration::from_secs(60), "ready", || {
+        let text = fs::read_to_string(&records).unwrap_or_default();
+        text.contains("\"record\":\"ready\"").then_some(())
+    });
+    let begun = (Instant::now(), cpu(child.id()));
+    let mut most = 0;
+    while ready.is_ok() && begun.0.elapsed() < Duration::from_secs(seconds) {
+        most = most.max(memory(child.id()));
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let (elapsed, used) = (begun.0.elapsed().as_secs_f64(), cpu(child.id()) - begun.1);
+    let status = child.wait().map_err(|error| error.to_string())?;
+    ready?;
+    println!("{:<20} {:>10} {:>10}", "", "measured", "reach");
+    println!("{:<20} {:>8.1} % {:>8} %", "of one core", 100.0 * used / elapsed, 15);
+    println!("{:<20} {:>7} MB {:>7} MB", "memory", most / 1024, 60);
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("the run ended with {status}"))
+    }
+}
+
+fn row(what: &str, measured: u64, reach: u64) {
+    println!("{what:<34} {measured:>9} ms {reach:>6} ms");
+}
+
+fn repeated(repeats: usize, mut one: impl FnMut() -> Result<Measured, String>) -> Result<Measured, String> {
+    let runs = (0..repeats).map(|_| one()).collect::<Result<Vec<_>, _>>()?;
+    Ok(Measured {
+        answered: median(runs.iter().map(|run| run.answered)),
+        height_1: median(runs.iter().map(|run| run.height_1)),
+        height_3: median(runs.iter().map(|run| run.height_3)),
+        gone: median(runs.iter().map(|run| run.gone)),
+    })
+}
+
+fn median(values: impl Iterator<Item = u64>) -> u64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable();
+    values[values.len() / 2]
+}
+
+/// A network of devnodes that runs for a while.
+fn devnodes(validators: usize, full: usize, wait: &str) -> String {
+    let group = if full == 0 {
+        String::new()
+    } else {
+        format!("[network.groups.full]\nrole = \"full\"\ncount = {full}\n")
+    };
+    format!(
+        "format = 1\nname = \"bench\"\n[network]\nchain = \"devnode\"\nblock_time = \"200ms\"\n\
+         [network.groups.validator]\nrole = \"validator\"\ncount = {validators}\n{group}\
+         [[steps]]\nexpect.height = {{ nodes = [\"all\"], at_least = 3, within = \"60s\" }}\n[[steps]]\nwait = \"{wait}\"\n"
+    )
+}
+
+const COMET_SCENARIO: &str = r#"
+format = 1
+name = "bench"
+[network]
+chain = "cometbft"
+version = "0.38.17"
+block_time = "500ms"
+[network.groups.validator]
+role = "validator"
+count = 4
+[[steps]]
+expect.height = { nodes = ["all"], at_least = 3, within = "60s" }
+"#;
+
+/// Starts trialnet on a scenario; the path of its records.
+fn start(text: &str, place: &Path) -> Result<(Child, PathBuf), String> {
+    let file = place.join("bench.toml");
+    let folder = place.join("run");
+    fs::write(&file, text).map_err(|error| error.to_string())?;
+    let child = Command::new("target/release/trialnet")
+        .arg("run")
+        .arg(&file)
+        .arg("--run-dir")
+        .arg(&folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("start target/release/trialnet: {error}"))?;
+    Ok((child, folder.join("records.jsonl")))
+}
+
+/// One run of a scenario, from the start of the process to its end.
+fn measure(text: &str) -> Result<Measured, String> {
+    let place = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let spawned = now();
+    let (mut child, records) = start(text, place.path())?;
+    let status = child.wait().map_err(|error| error.to_string())?;
+    let ended = now();
+    let text = fs::read_to_string(&records).map_err(|error| format!("{}: {error}", records.display()))?;
+    if !status.success() {
+        return Err(format!(
+            "the run ended with {status}; its last record: {}",
+            text.lines().last().unwrap_or_default()
+        ));
+    }
+    let lines: Vec<Value> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let wall = lines[0]["record"]["begin"]["wall"].as_u64().ok_or("no first record")?;
+    let at = |line: &Value| wall + line["at"].as_u64().unwrap_or(0);
+    // The moment at which the last node reached a height for the first time.
+    let reached = |height: u64| {
+        let mut first = std::collections::BTreeMap::new();
+        for line in &lines {
+            let sample = &line["record"]["sample"];
+            if let Some(node) = sample["node"].as_str() {
+                if sample["height"].as_u64().unwrap_or(0) >= height {
+                    first.entry(node.to_owned()).or_insert_with(|| at(line));
+                }
+            }
+        }
+        first.values().max().map_or(0, |moment| moment.saturating_sub(spawned))
+    };
+    let torn_down = lines
+        .iter()
+        .find(|line| line["record"]["phase"] == "tearing-down")
+        .map_or(ended, at);
+    Ok(Measured {
+        answered: reached(0),
+        height_1: reached(1),
+        height_3: reached(3),
+        gone: ended.saturating_sub(torn_down),
+    })
+}
+
+/// The same four processes without trialnet: milliseconds to all RPC up, and to height 1 on all.
+fn bare_cometbft() -> Result<(u64, u64), String> {
+    let place = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let begun = Instant::now();
+    // Addresses of a slot that trialnet does not give out.
+    let made = Command::new(COMETBFT)
+        .args(["testnet", "--v", "4", "--starting-ip-address", "127.200.0.1", "--o"])
+        .arg(place.path())
+        .stdout(Stdio::null())
+        .status()
+        .map_err(|error| error.to_string())?;
+    if !made.success() {
+        return Err(format!("{COMETBFT} testnet ended with {made}"));
+    }
+    let mut nodes = Vec::new();
+    for index in 0..4 {
+        let ip = format!("127.200.0.{}", index + 1);
+        let home = place.path().join(format!("node{index}"));
+        let config = home.join("config/config.toml");
+        let text = fs::read_to_string(&config).map_err(|error| error.to_string())?;
+        fs::write(
+            &config,
+            text.replace("timeout_commit = \"1s\"", "timeout_commit = \"500ms\""),
+        )
+        .map_err(|error| error.to_string())?;
+        let child = Command::new(COMETBFT)
+            .args(["start", "--proxy_app", "persistent_kvstore", "--home"])
+            .arg(&home)
+            .args([
+                format!("--p2p.laddr=tcp://{ip}:26656"),
+                format!("--rpc.laddr=tcp://{ip}:26657"),
+            ])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        nodes.push((child, ip));
+    }
+    let at_least = |height: u64| {
+        let all = nodes
+            .iter()
+            .all(|(_, ip)| height_of(ip).is_some_and(|seen| seen >= height));
+        all.then(|| u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX))
+    };
+    let up = wait(Duration::from_secs(60), "all RPC up", || at_least(0));
+    let first = wait(Duration::from_secs(60), "height 1", || at_least(1));
+    for (mut child, _) in nodes {
+        child.kill().map_err(|error| error.to_string())?;
+        child.wait().map_err(|error| error.to_string())?;
+    }
+    Ok((up?, first?))
+}
+
+/// The height that a node reports.
+fn height_of(ip: &str) -> Option<u64> {
+    let address: SocketAddr = format!("{ip}:26657").parse().ok()?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    stream
+        .write_all(b"GET /status HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+        .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let rest = answer.split("\"latest_block_height\":\"").nth(1)?;
+    rest.split('"').next()?.parse().ok()
+}
+
+/// Looks until there is a value.
+fn wait<T>(limit: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T, String> {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = look() {
+            return Ok(value);
+        }
+        if begun.elapsed() > limit {
+            return Err(format!("{what}: not within {limit:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// CPU seconds that a process has used.
+fn cpu(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    // Fields 14 and 15 of proc(5), in ticks of 1/100 s; the first two are cut off above.
+    [11, 12]
+        .iter()
+        .filter_map(|&index| fields.get(index)?.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
+}
+
+/// Resident memory of a process in KB.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Unix time in milliseconds.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,607 @@
+//! The in-memory double: a backend without processes, on which engine, judge and teardown are tested.
+//!
+//! It keeps a small world (nodes, links, one chain that grows while a quorum is connected) and serves each node's RPC on loopback, so that the observer and
+//! the probes work as ever. It can be told to lie about its faults ([`Tamper`]) and to let a node die, so that what must be caught can be tried.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Addresses, Capabilities, ComponentState, Deployer, Job, JobOutput, LinkEvidence, LinkId, LinkShape, NodeAddresses,
+    NodeOps, NodeSpec, NodeState, RunState, Teardown, Trouble, Wanted,
+};
+use crate::model::{Ms, NodeName, Plan};
+use crate::quorum::{self, Effect, Engine, Forecast};
+use crate::record::{NodeEvent, Record};
+
+/// The first process id that the double gives out.
+const FIRST_PID: u32 = 1_000_000;
+
+/// A backend without processes.
+#[derive(Clone)]
+pub struct Memory {
+    world: Arc<Mutex<World>>,
+    events: mpsc::UnboundedSender<Record>,
+    capabilities: Arc<Capabilities>,
+    over: CancellationToken,
+}
+
+/// How the double lies about faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tamper {
+    /// It does not.
+    #[default]
+    None,
+    /// `shape` says done and does nothing.
+    CutNothing,
+    /// `kill` says done and does nothing.
+    KillNothing,
+    /// `kill` strikes the next node too.
+    KillMore,
+    /// `start` fails.
+    StartNothing,
+}
+
+struct World {
+    plan: Arc<Plan>,
+    tamper: Tamper,
+    nodes: Vec<MemoryNode>,
+    shapes: Vec<LinkShape>,
+    /// Height of the chain, and the heights at which each node stands.
+    height: u64,
+    destroyed: bool,
+}
+
+struct MemoryNode {
+    name: NodeName,
+    address: SocketAddr,
+    generation: u32,
+    height: u64,
+    run: watch::Sender<RunState>,
+    server: CancellationToken,
+}
+
+impl Memory {
+    /// A double for a plan, and the events that it will report.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>, tamper: Tamper) -> (Self, mpsc::UnboundedReceiver<Record>) {
+        let (events, receiver) = mpsc::unbounded_channel();
+        let world = World {
+            plan,
+            tamper,
+            nodes: Vec::new(),
+            shapes: Vec::new(),
+            height: 0,
+            destroyed: false,
+        };
+        let capabilities = Arc::new(Capabilities {
+            backend: "memory",
+            lacks: BTreeMap::new(),
+        });
+        let memory = Self {
+            world: Arc::new(Mutex::new(world)),
+            events,
+            capabilities,
+            over: CancellationToken::new(),
+        };
+        (memory, receiver)
+    }
+
+    /// Lets a node die by itself with an exit code.
+    pub fn die(&self, node: &str, code: i32) {
+        let mut world = self.lock();
+        if let Some(node) = world.nodes.iter_mut().find(|known| known.name == node) {
+            node.end(&self.events, Some(code), false);
+        }
+    }
+
+    /// Whether everything is gone: no server, no node that runs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let world = self.lock();
+        world.destroyed
+            && world
+                .nodes
+                .iter()
+                .all(|node| node.server.is_cancelled() && *node.run.borrow() == RunState::Gone)
+    }
+
+    /// The plan that it plays.
+    #[must_use]
+    pub fn plan(&self) -> Arc<Plan> {
+        Arc::clone(&self.lock().plan)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, node: &str, act: impl FnOnce(&mut MemoryNode) -> T) -> Result<T, Trouble> {
+        let mut world = self.lock();
+        let known = world
+            .nodes
+            .iter_mut()
+            .find(|known| known.name == node)
+            .ok_or_else(|| unknown(node))?;
+        Ok(act(known))
+    }
+
+    /// Serves a node's RPC at its address until its token is cancelled.
+    async fn serve(&self, index: usize) -> Result<(), Trouble> {
+        let (address, name) = {
+            let world = self.lock();
+            (world.nodes[index].address, world.nodes[index].name.clone())
+        };
+        let listener = TcpListener::bind(address).await.map_err(|error| Trouble {
+            code: "infra/address".to_owned(),
+            node: Some(name.clone()),
+            expected: format!("{address} is free"),
+            seen: error.to_string(),
+        })?;
+        let bound = listener.local_addr().unwrap_or(address);
+        let stop = CancellationToken::new();
+        {
+            let mut world = self.lock();
+            let version = world.plan.network.version.clone();
+            let node = &mut world.nodes[index];
+            node.address = bound;
+            node.server = stop.clone();
+            node.generation += 1;
+            node.run.send_replace(RunState::Running);
+            let (pid, generation) = (node.pid(index), node.generation);
+            let event = NodeEvent::Started {
+                component: "node".to_owned(),
+                pid,
+                generation,
+                version,
+            };
+            // Nobody listens any more once the run is over.
+            drop(self.events.send(Record::Node { node: name, event }));
+        }
+        let router = Router::new()
+            .route("/status", get(status))
+            .route("/blockchain", get(blockchain))
+            .route("/block_results", get(block_results))
+            .route("/abci_info", get(abci_info))
+            .route("/net_info", get(net_info))
+            .route("/validators", get(validators))
+            .with_state(Rpc {
+                memory: self.clone(),
+                index,
+            });
+        let serving = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
+        tokio::spawn(serving.into_future());
+        Ok(())
+    }
+
+    /// Lets the chain grow while a quorum is up and connected.
+    async fn grow(self) {
+        let interval = self.lock().plan.network.block_time;
+        let mut tick = tokio::time::interval(interval.duration());
+        loop {
+            tick.tick().await;
+            self.lock().step();
+        }
+    }
+}
+
+impl World {
+    /// One block, if the arithmetic says that there can be one; every node that is connected to the quorum has it.
+    fn step(&mut self) {
+        let (net, effects) = self.arithmetic();
+        if quorum::reckon(&net, &effects).forecast != Forecast::MustGoOn {
+            return;
+        }
+        self.height += 1;
+        for index in 0..self.nodes.len() {
+            // A node is with the quorum when the network would halt if all nodes it reaches were lost; in this world that is:
+            // it is up and some uncut path leads to another node that is up, or it is alone.
+            if *self.nodes[index].run.borrow() == RunState::Running && self.majority().contains(&index) {
+                self.nodes[index].height = self.height;
+            }
+        }
+    }
+
+    /// The connected component with the most power.
+    fn majority(&self) -> BTreeSet<usize> {
+        let up = |index: usize| *self.nodes[index].run.borrow() == RunState::Running;
+        let mut best = (0, BTreeSet::new());
+        for start in (0..self.nodes.len()).filter(|&index| up(index)) {
+            let mut seen = BTreeSet::from([start]);
+            let mut queue = vec![start];
+            while let Some(here) = queue.pop() {
+                for &(a, b) in &self.plan.network.links {
+                    let there = if a == here {
+                        b
+                    } else if b == here {
+                        a
+                    } else {
+                        continue;
+                    };
+                    if up(there) && !self.is_cut(a, b) && seen.insert(there) {
+                        queue.push(there);
+                    }
+                }
+            }
+            let power: u64 = seen.iter().map(|&index| self.plan.network.nodes[index].power).sum();
+            if power > best.0 {
+                best = (power, seen);
+            }
+        }
+        best.1
+    }
+
+    fn is_cut(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.nodes[a].name, &self.nodes[b].name);
+        let between = |link: &LinkId| (&link.from == a && &link.to == b) || (&link.from == b && &link.to == a);
+        self.shapes.iter().any(|shape| shape.cut && between(&shape.link))
+    }
+
+    fn arithmetic(&self) -> (quorum::Net, Vec<Effect>) {
+        let network = &self.plan.network;
+        let ordered = |&(a, b): &(usize, usize)| (a.min(b), a.max(b));
+        let net = quorum::Net {
+            engine: Engine::Bft,
+            powers: network.nodes.iter().map(|node| node.power).collect(),
+            links: network.links.iter().map(ordered).collect(),
+        };
+        let down = (0..self.nodes.len())
+            .filter(|&index| *self.nodes[index].run.borrow() != RunState::Running)
+            .collect();
+        let cut = network
+            .links
+            .iter()
+            .filter(|&&(a, b)| self.is_cut(a, b))
+            .map(ordered)
+            .collect();
+        (net, vec![Effect::Down(down), Effect::Cut(cut)])
+    }
+}
+
+impl MemoryNode {
+    fn pid(&self, index: usize) -> u32 {
+        FIRST_PID + self.generation * 1000 + u32::try_from(index).unwrap_or(0)
+    }
+
+    /// Ends the node's "process".
+    fn end(&mut self, events: &mpsc::UnboundedSender<Record>, code: Option<i32>, asked: bool) {
+        self.server.cancel();
+        if self.run.send_replace(RunState::Gone) == RunState::Gone {
+            return;
+        }
+        let event = NodeEvent::Exited {
+            component: "node".to_owned(),
+            pid: self.pid(0),
+            generation: self.generation,
+            code,
+            signal: if code.is_none() { Some(9) } else { None },
+            asked,
+            tail: Vec::new(),
+        };
+        drop(events.send(Record::Node {
+            node: self.name.clone(),
+            event,
+        }));
+    }
+}
+
+impl Deployer for Memory {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn reserve<'a>(&'a self, wanted: &'a [Wanted], links: &'a [LinkId]) -> BoxFuture<'a, Result<Addresses, Trouble>> {
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let node = |wanted: &Wanted| {
+            let ports = wanted
+                .ports
+                .iter()
+                .map(|port| (port.name.to_owned(), port.number))
+                .collect();
+            let volumes = wanted
+                .volumes
+                .iter()
+                .map(|volume| (volume.clone(), PathBuf::from("/").join(volume)))
+                .collect();
+            (wanted.node.clone(), NodeAddresses { ip, ports, volumes })
+        };
+        let nodes = wanted.iter().map(node).collect();
+        let links = links
+            .iter()
+            .map(|link| (link.clone(), SocketAddr::new(ip, 1)))
+            .collect();
+        async move { Ok(Addresses { nodes, links }) }.boxed()
+    }
+
+    fn run_job<'a>(&'a self, _job: &'a Job) -> BoxFuture<'a, Result<JobOutput, Trouble>> {
+        async { Ok(JobOutput { stdout: Vec::new() }) }.boxed()
+    }
+
+    fn apply<'a>(&'a self, specs: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
+        async move {
+            for spec in specs {
+                // Bound once to learn a free port, which the node keeps over all its generations.
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+                let address = listener
+                    .and_then(|listener| listener.local_addr())
+                    .map_err(|error| Trouble {
+                        code: "infra/address".to_owned(),
+                        node: Some(spec.name.clone()),
+                        expected: "a free port".to_owned(),
+                        seen: error.to_string(),
+                    })?;
+                let (run, _) = watch::channel(RunState::Gone);
+                let server = CancellationToken::new();
+                server.cancel();
+                let node = MemoryNode {
+                    name: spec.name.clone(),
+                    address,
+                    generation: 0,
+                    height: 0,
+                    run,
+                    server,
+                };
+                self.lock().nodes.push(node);
+            }
+            for (index, spec) in specs.iter().enumerate() {
+                if spec.started {
+                    self.serve(index).await?;
+                }
+            }
+            let growing = self.clone().grow();
+            let over = self.over.clone();
+            tokio::spawn(async move { over.run_until_cancelled(growing).await });
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn ops(&self) -> Arc<dyn NodeOps> {
+        Arc::new(self.clone())
+    }
+
+    fn destroy(&self, _how: Teardown) -> BoxFuture<'_, Vec<String>> {
+        self.over.cancel();
+        let mut world = self.lock();
+        for node in &mut world.nodes {
+            node.end(&self.events, None, true);
+        }
+        world.destroyed = true;
+        async { Vec::new() }.boxed()
+    }
+}
+
+impl NodeOps for Memory {
+    fn kill<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
+        let tamper = self.lock().tamper;
+        let done = match tamper {
+            Tamper::KillNothing => Ok(()),
+            Tamper::KillMore => {
+                let mut world = self.lock();
+                let next = world
+                    .nodes
+                    .iter()
+                    .position(|known| known.name == node)
+                    .map(|index| index + 1);
+                let (next, count) = (next.unwrap_or(0), world.nodes.len());
+                world.nodes[next % count].end(&self.events, None, false);
+                drop(world);
+                self.with(node, |node| node.end(&self.events, None, true))
+            }
+            _ => self.with(node, |node| node.end(&self.events, None, true)),
+        };
+        async { done }.boxed()
+    }
+
+    fn stop<'a>(&'a self, node: &'a str, _grace: Ms) -> BoxFuture<'a, Result<(), Trouble>> {
+        let done = self.with(node, |node| node.end(&self.events, Some(0), true));
+        async { done }.boxed()
+    }
+
+    fn start<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
+        async move {
+            let index = {
+                let world = self.lock();
+                if world.tamper == Tamper::StartNothing {
+                    return Err(unknown("the program"));
+                }
+                world
+                    .nodes
+                    .iter()
+                    .position(|known| known.name == node)
+                    .ok_or_else(|| unknown(node))?
+            };
+            self.serve(index).await
+        }
+        .boxed()
+    }
+
+    fn pause<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
+        let done = self
+            .with(node, |node| node.run.send_replace(RunState::Paused))
+            .map(|_| ());
+        async { done }.boxed()
+    }
+
+    fn resume<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
+        let done = self
+            .with(node, |node| node.run.send_replace(RunState::Running))
+            .map(|_| ());
+        async { done }.boxed()
+    }
+
+    fn shape<'a>(&'a self, shapes: &'a [LinkShape]) -> BoxFuture<'a, Result<(), Trouble>> {
+        let mut world = self.lock();
+        if world.tamper != Tamper::CutNothing {
+            world.shapes = shapes.to_vec();
+        }
+        async { Ok(()) }.boxed()
+    }
+
+    fn state<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<NodeState, Trouble>> {
+        let state = self.with(node, |node| NodeState {
+            components: vec![ComponentState {
+                name: "node".to_owned(),
+                pid: Some(node.pid(0)),
+                generation: node.generation,
+                run: *node.run.borrow(),
+            }],
+        });
+        async { state }.boxed()
+    }
+
+    fn probe_links<'a>(&'a self, links: &'a [LinkId], limit: Ms) -> BoxFuture<'a, Result<Vec<LinkEvidence>, Trouble>> {
+        async move {
+            let look = || {
+                let world = self.lock();
+                let evidence = |link: &LinkId| {
+                    let shape = world.shapes.iter().find(|shape| shape.link == *link);
+                    let cut = shape.is_some_and(|shape| shape.cut);
+                    let latency = shape.map_or(Ms(0), |shape| shape.latency);
+                    let bytes = if cut { 0 } else { world.height };
+                    let first_byte = (!cut && latency < limit).then_some(latency);
+                    LinkEvidence {
+                        link: link.clone(),
+                        first_byte,
+                        open: Some(BTreeMap::from([(1, bytes)])),
+                    }
+                };
+                links.iter().map(evidence).collect()
+            };
+            Ok(look())
+        }
+        .boxed()
+    }
+
+    fn endpoint(&self, node: &str, _component: &str, _port: &str) -> Result<SocketAddr, Trouble> {
+        self.with(node, |node| node.address)
+    }
+
+    fn log(&self, node: &str, component: &str) -> PathBuf {
+        PathBuf::from(format!("/nonexistent/{node}.{component}.log"))
+    }
+
+    fn renew(&self) -> BoxFuture<'_, Result<(), Trouble>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+fn unknown(node: &str) -> Trouble {
+    Trouble {
+        code: "infra/io".to_owned(),
+        node: Some(node.to_owned()),
+        expected: format!("{node} can be acted on"),
+        seen: "there is no such node".to_owned(),
+    }
+}
+
+/// The RPC of one node.
+#[derive(Clone)]
+struct Rpc {
+    memory: Memory,
+    index: usize,
+}
+
+type Answer = Result<axum::Json<Value>, StatusCode>;
+
+impl Rpc {
+    /// Waits while the node is paused; then its height.
+    async fn height(&self) -> Result<u64, StatusCode> {
+        let mut run = self.memory.lock().nodes[self.index].run.subscribe();
+        let state = run.wait_for(|run| *run != RunState::Paused).await.map(|run| *run);
+        match state {
+            Ok(RunState::Running) => Ok(self.memory.lock().nodes[self.index].height),
+            _ => Err(StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+}
+
+fn result(value: Value) -> Answer {
+    let mut envelope = json!({"jsonrpc": "2.0", "id": -1});
+    envelope["result"] = value;
+    Ok(axum::Json(envelope))
+}
+
+/// The hash of the block at a height.
+fn hash(height: u64) -> String {
+    if height == 0 {
+        String::new()
+    } else {
+        format!("{height:064X}")
+    }
+}
+
+async fn status(State(rpc): State<Rpc>) -> Answer {
+    let height = rpc.height().await?;
+    let (plan, name) = {
+        let world = rpc.memory.lock();
+        (Arc::clone(&world.plan), world.nodes[rpc.index].name.clone())
+    };
+    result(json!({
+        "node_info": {"id": name, "network": plan.scenario, "version": plan.network.version, "moniker": name},
+        "sync_info": {
+            "latest_block_hash": hash(height), "latest_app_hash": hash(height.saturating_sub(1)), "latest_block_height": height.to_string(),
+            "latest_block_time": "2026-01-01T00:00:00Z", "earliest_block_height": "1", "catching_up": false,
+        },
+        "validator_info": {"address": "", "pub_key": {"type": "", "value": ""}, "voting_power": "1"},
+    }))
+}
+
+async fn blockchain(State(rpc): State<Rpc>, Query(range): Query<BTreeMap<String, String>>) -> Answer {
+    let height = rpc.height().await?;
+    let number = |key: &str| {
+        range
+            .get(key)
+            .and_then(|text| text.trim_matches('"').parse::<u64>().ok())
+    };
+    let last = number("maxHeight").unwrap_or(height).min(height);
+    let first = number("minHeight").unwrap_or(1).max(last.saturating_sub(19)).max(1);
+    let meta = |height: u64| {
+        json!({
+            "block_id": {"hash": hash(height)},
+            "header": {
+                "height": height.to_string(), "time": "2026-01-01T00:00:00Z", "app_hash": hash(height - 1),
+                "last_block_id": {"hash": hash(height - 1)}, "proposer_address": "",
+            },
+        })
+    };
+    let metas: Vec<_> = (first..=last).rev().map(meta).collect();
+    result(json!({"last_height": height.to_string(), "block_metas": metas}))
+}
+
+async fn block_results(State(rpc): State<Rpc>, Query(query): Query<BTreeMap<String, String>>) -> Answer {
+    let latest = rpc.height().await?;
+    let height = query
+        .get("height")
+        .and_then(|text| text.trim_matches('"').parse().ok())
+        .unwrap_or(latest);
+    result(json!({"height": height.to_string(), "txs_results": null, "app_hash": hash(height)}))
+}
+
+async fn abci_info(State(rpc): State<Rpc>) -> Answer {
+    let height = rpc.height().await?;
+    result(json!({"response": {"last_block_height": height.to_string(), "last_block_app_hash": ""}}))
+}
+
+async fn net_info(State(rpc): State<Rpc>) -> Answer {
+    rpc.height().await?;
+    result(json!({"n_peers": "0", "peers": []}))
+}
+
+async fn validators(State(rpc): State<Rpc>) -> Answer {
+    let height = rpc.height().await?;
+    result(json!({"block_height": height.to_string(), "validators": [], "count": "0", "total": "0"}))
+}

@@ -1,0 +1,137 @@
+//! `trialnet ps`, `gc` and `doctor`: this machine.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::GcArgs;
+use super::doctor::{self, Check};
+use super::ps::{self, Row, State};
+use crate::agent::registry::{self, Life, RunEntry};
+use crate::exit;
+use crate::model::Ms;
+use crate::ui::Ui;
+
+/// Programs of chains that `doctor` looks for.
+const CHAINS: &[&str] = &[
+    "cometbft-0.37.18",
+    "cometbft-0.38.17",
+    "cometbft-0.38.26",
+    "cometbft-1.0.1",
+];
+/// A run of 100 nodes keeps about so many files open in its guard.
+const WANTED_FILES: u64 = 4096;
+
+/// Lists the runs that are up, and what is left of dead ones.
+#[must_use]
+pub fn ps(ui: &Ui) -> u8 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().into();
+    let row = |entry: RunEntry| Row {
+        state: if entry.life() == Life::LeftOver {
+            State::LeftOver
+        } else {
+            State::Up
+        },
+        pid: entry.owner.pid,
+        age: Some(Ms::since(now, Ms(entry.began))),
+        run: entry.run,
+        scenario: entry.scenario,
+        folder: entry.run_dir,
+    };
+    let rows: Vec<_> = registry::list_runs().into_iter().map(row).collect();
+    ui.out(&ps::render(&rows));
+    exit::PASSED
+}
+
+/// Removes what dead runs have left.
+#[must_use]
+pub fn gc(args: &GcArgs, ui: &Ui) -> u8 {
+    ui.out(&ps::render_gc(&registry::gc(args.dry_run), args.dry_run));
+    exit::PASSED
+}
+
+/// Checks whether this machine has what runs need.
+#[must_use]
+pub fn doctor(ui: &Ui) -> u8 {
+    let mut checks = vec![loopback(), state(), files(), left_over()];
+    checks.extend(CHAINS.iter().map(|program| chain(program)));
+    ui.out(&doctor::render(&checks));
+    doctor::code(&checks)
+}
+
+fn check(name: &str, seen: Result<String, String>, help: &str) -> Check {
+    let ok = seen.is_ok();
+    let detail = seen.unwrap_or_else(|detail| detail);
+    Check {
+        name: name.to_owned(),
+        ok,
+        optional: false,
+        detail,
+        help: Some(help.to_owned()),
+    }
+}
+
+/// Every node and link has a loopback address of its own on Linux.
+fn loopback() -> Check {
+    let bound = std::net::TcpListener::bind(("127.126.1.1", 0));
+    let seen = match bound {
+        Ok(_) => Ok("every node and link gets an address of its own".to_owned()),
+        Err(error) if cfg!(target_os = "linux") => Err(format!("127.126.1.1 cannot be listened at: {error}")),
+        Err(_) => Ok("nodes share 127.0.0.1 and get ports of their own".to_owned()),
+    };
+    check(
+        "loopback addresses",
+        seen,
+        "bring the loopback interface up: ip link set lo up",
+    )
+}
+
+fn state() -> Check {
+    let seen = registry::state_dir()
+        .map(|dir| dir.display().to_string())
+        .map_err(|error| error.to_string());
+    check(
+        "registry of runs",
+        seen,
+        "name a folder that you may write in TRIALNET_STATE_DIR",
+    )
+}
+
+fn files() -> Check {
+    use nix::sys::resource::{Resource, getrlimit};
+    let seen = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if hard >= WANTED_FILES => Ok(format!("up to {hard}")),
+        Ok((_, hard)) => Err(format!("at most {hard}; a network of 100 nodes wants {WANTED_FILES}")),
+        Err(error) => Err(error.to_string()),
+    };
+    check("open files", seen, "raise the hard limit of open files (ulimit -Hn)")
+}
+
+fn left_over() -> Check {
+    let left = registry::gc(true);
+    let seen = if left.is_empty() {
+        Ok("nothing".to_owned())
+    } else {
+        Err(left.join("; "))
+    };
+    Check {
+        optional: true,
+        ..check("left over by dead runs", seen, "trialnet gc removes it")
+    }
+}
+
+fn chain(program: &str) -> Check {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file());
+    let seen = found
+        .map(|path| path.display().to_string())
+        .ok_or_else(|| "not on PATH".to_owned());
+    let version = program.trim_start_matches("cometbft-");
+    let help = format!(
+        "go install github.com/cometbft/cometbft/cmd/cometbft@v{version}, and name the program {program}; only scenarios with this version need it"
+    );
+    Check {
+        optional: true,
+        ..check(program, seen, &help)
+    }
+}

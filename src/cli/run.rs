@@ -1,0 +1,136 @@
+//! `trialnet run`: scenarios, one after the other or side by side.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use tokio::task::JoinSet;
+
+use super::{RunArgs, files};
+use crate::engine::{self, Cancel};
+use crate::exit;
+use crate::model::Plan;
+use crate::report::folder::given_paths;
+use crate::report::summary::left_behind;
+use crate::report::terminal::{Options, Terminal};
+use crate::run::{self, RunOptions};
+use crate::ui::{Ui, paint};
+
+/// Runs scenarios; the exit code is the worst of all. `exe` answers the hidden subcommands.
+pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
+    let files = match files::expand(&args.files) {
+        Ok(files) if files.is_empty() => {
+            ui.err("no scenario found");
+            return exit::NOTHING_SELECTED;
+        }
+        Ok(files) => files,
+        Err(error) => {
+            ui.error(&error, Some("name scenario files, or folders that hold them"));
+            return exit::NOTHING_SELECTED;
+        }
+    };
+    // All files are checked before anything starts: a typo in the last one should not cost the time of the first.
+    let (plans, invalid) = load(args, ui, &files);
+    let mut codes = vec![exit::PASSED];
+    if invalid > 0 {
+        codes.push(exit::SCENARIO_INVALID);
+        if args.fail_fast || plans.is_empty() {
+            return exit::worst(codes);
+        }
+    }
+    let names: Vec<_> = plans.iter().map(|(_, plan)| plan.scenario.as_str()).collect();
+    let folders: Vec<Option<PathBuf>> = match &args.run_dir {
+        Some(folder) => given_paths(folder, &names).into_iter().map(Some).collect(),
+        None => vec![None; plans.len()],
+    };
+    let several = plans.len() > 1;
+    let mut waiting: VecDeque<_> = plans.into_iter().zip(folders).collect();
+    let mut running = JoinSet::new();
+    loop {
+        let failed = codes.iter().any(|code| *code != exit::PASSED);
+        let stop = cancel.stop.is_cancelled() || (args.fail_fast && failed);
+        while running.len() < args.jobs.get() && !stop {
+            let Some(((file, plan), folder)) = waiting.pop_front() else {
+                break;
+            };
+            let options = RunOptions {
+                folder,
+                keep: args.keep.into(),
+                exe: exe.to_owned(),
+                cancel: cancel.clone(),
+            };
+            running.spawn(Box::pin(one(file, plan, options, ui.clone(), several)));
+        }
+        match running.join_next().await {
+            Some(code) => codes.push(code.unwrap_or(exit::INTERNAL_ERROR)),
+            None => break,
+        }
+    }
+    if !waiting.is_empty() {
+        ui.err(&format!(
+            "{} not started",
+            crate::report::words::count(waiting.len(), "scenario")
+        ));
+        if cancel.stop.is_cancelled() {
+            codes.push(exit::INTERRUPTED);
+        }
+    }
+    exit::worst(codes)
+}
+
+fn load(args: &RunArgs, ui: &Ui, files: &[PathBuf]) -> (Vec<(PathBuf, Plan)>, usize) {
+    let mut plans = Vec::new();
+    let mut invalid = 0;
+    for file in files {
+        match run::load(file, args.backend.into(), args.seed) {
+            Ok(plan) => plans.push((file.clone(), plan)),
+            Err(diagnostics) => {
+                invalid += 1;
+                ui.err(&diagnostics.render(super::validate::LOOK));
+            }
+        }
+    }
+    (plans, invalid)
+}
+
+async fn one(file: PathBuf, plan: Plan, options: RunOptions, ui: Ui, several: bool) -> u8 {
+    let mut terminal = None;
+    let shown = plan.clone();
+    let watch = |folder: &Path, event: &crate::record::Event| {
+        let options = || Options {
+            several,
+            file: file.clone(),
+            folder: Some(shorter(folder)),
+        };
+        terminal
+            .get_or_insert_with(|| Terminal::new(&ui, &shown, options()))
+            .event(event);
+    };
+    match Box::pin(run::run(&file, plan, options, watch)).await {
+        Ok(done) => {
+            if let Some(text) = left_behind(&done.leftovers) {
+                ui.err(&paint::bad(&text));
+            }
+            exit::code(done.report.verdict)
+        }
+        Err(error) => {
+            ui.error(&error, Some(error.help()));
+            exit::INFRASTRUCTURE
+        }
+    }
+}
+
+/// Relative to the current directory where it is below it.
+fn shorter(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).to_owned()
+}
+
+impl From<super::Keep> for engine::Keep {
+    fn from(keep: super::Keep) -> Self {
+        match keep {
+            super::Keep::Never => Self::Never,
+            super::Keep::OnFailure => Self::OnFailure,
+            super::Keep::Always => Self::Always,
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The engine: brings a plan's network up, carries out its steps, and puts the world back.
+//!
+//! One dispatcher owns the run. It takes every record in, stamps it, feeds the judge, hands it to the reporters, and answers those who
+//! wait for the judge. The steps run in a task of their own and the faults in another; both only send records and ask. Neither prints, and
+//! neither judges.
+
+mod faults;
+mod load;
+mod probe;
+mod steps;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::{Deployer, Trouble};
+use crate::chain::ChainAdapter;
+use crate::judge::{Answer, Judge};
+use crate::model::verdict::{Class, Report, Verdict};
+use crate::model::{FORMAT, Ms, Plan};
+use crate::record::{Clock, Event, NodeEvent, Record, Stamped};
+
+pub use probe::until;
+
+/// What a run needs.
+pub struct Setup<'a> {
+    /// What to do.
+    pub plan: Arc<Plan>,
+    /// Unique among all runs.
+    pub run: String,
+    /// Makes the nodes.
+    pub deployer: Arc<dyn Deployer>,
+    /// What the backend reports by itself: processes that started and ended, trouble.
+    pub events: mpsc::UnboundedReceiver<Record>,
+    /// The chain.
+    pub adapter: &'static dyn ChainAdapter,
+    /// Ends the run early.
+    pub cancel: Cancel,
+    /// Told of everything, in order.
+    pub sink: &'a mut (dyn FnMut(Event) + Send),
+    /// Whether node homes stay after the run.
+    pub keep: Keep,
+}
+
+/// Whether node homes stay after the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// They go.
+    #[default]
+    Never,
+    /// They stay unless the scenario passed.
+    OnFailure,
+    /// They stay.
+    Always,
+}
+
+/// Ends a run early; copies end the same run.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel {
+    /// Revert faults and tear down.
+    pub stop: CancellationToken,
+    /// Tear down at once, without grace.
+    pub kill: CancellationToken,
+    reason: Arc<std::sync::OnceLock<String>>,
+}
+
+impl Cancel {
+    /// Asks the run to end; `signal` goes into the records.
+    pub fn stop(&self, signal: &str) {
+        self.reason.get_or_init(|| signal.to_owned());
+        self.stop.cancel();
+    }
+
+    fn reason(&self) -> String {
+        self.reason.get().cloned().unwrap_or_else(|| "cancelled".to_owned())
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The verdict and all that led to it.
+    pub report: Report,
+    /// What teardown could not remove, in words.
+    pub leftovers: Vec<String>,
+}
+
+/// Carries a plan out, from nothing to nothing.
+pub async fn run(setup: Setup<'_>) -> Finished {
+    let Setup {
+        plan,
+        run,
+        deployer,
+        mut events,
+        adapter,
+        cancel,
+        sink,
+        keep,
+    } = setup;
+    let clock = Clock::start();
+    let (messages, mut inbox) = mpsc::unbounded_channel();
+    let (samples, mut observed) = mpsc::channel(1024);
+    let desk = Desk { messages };
+    let abort = CancellationToken::new();
+    let mut dispatcher = Dispatcher {
+        judge: Judge::new(&plan),
+        clock,
+        last: Ms(0),
+        sink,
+        waiting: Vec::new(),
+        abort: abort.clone(),
+        plan: Arc::clone(&plan),
+        ready: false,
+        tearing_down: false,
+        leftovers: Vec::new(),
+    };
+    dispatcher.take(Record::Begin {
+        format: FORMAT,
+        trialnet: env!("CARGO_PKG_VERSION").to_owned(),
+        run,
+        scenario: plan.scenario.clone(),
+        seed: plan.seed,
+        backend: plan.backend,
+        wall: wall_clock(),
+    });
+    let lead = steps::Lead {
+        plan,
+        deployer,
+        adapter,
+        desk,
+        clock,
+        cancel,
+        abort,
+        samples,
+        keep,
+    };
+    let leading = tokio::spawn(Box::pin(lead.run()));
+    dispatcher.dispatch(&mut inbox, &mut events, &mut observed).await;
+    // `lead` catches what its steps do wrong; if it panics itself, the guard still ends everything when this process ends.
+    if let Err(error) = leading.await {
+        dispatcher.leftovers.push(format!("teardown did not finish: {error}"));
+    }
+    let report = dispatcher.judge.report();
+    (dispatcher.sink)(Event::Done(report.clone()));
+    Finished {
+        report,
+        leftovers: dispatcher.leftovers,
+    }
+}
+
+/// What the dispatcher can be asked.
+#[derive(Debug)]
+enum Message {
+    Record(Record),
+    /// Reply when the network is ready.
+    Ready(oneshot::Sender<()>),
+    /// Reply when Q is at least this.
+    Height(u64, oneshot::Sender<()>),
+    /// Reply when the judge's answer to a step is final.
+    Answer(usize, oneshot::Sender<Answer>),
+    /// Reply when the network has recovered from everything.
+    Settled(oneshot::Sender<()>),
+    /// Reply at once with what is missing for *ready*, in words.
+    Missing(oneshot::Sender<Missing>),
+    /// Reply at once with the verdict so far.
+    Verdict(oneshot::Sender<Verdict>),
+    /// What teardown could not remove.
+    Leftovers(Vec<String>),
+}
+
+/// What the judge still waits for, in words, for messages about limits that ran out.
+#[derive(Debug, Default)]
+struct Missing {
+    ready: String,
+    quorum_height: u64,
+}
+
+/// Where records go and questions are asked. Copies lead to the same dispatcher; messages of one task keep their order.
+#[derive(Clone, Debug)]
+struct Desk {
+    messages: mpsc::UnboundedSender<Message>,
+}
+
+impl Desk {
+    /// Writes a record.
+    fn record(&self, record: Record) {
+        self.tell(Message::Record(record));
+    }
+
+    fn tell(&self, message: Message) {
+        // The dispatcher outlives all who hold a desk, but for the moments after `End`, when nothing counts any more.
+        if self.messages.send(message).is_err() {
+            tracing::debug!("a message came after the end of the run");
+        }
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> T {
+        let (reply, answer) = oneshot::channel();
+        self.tell(message(reply));
+        match answer.await {
+            Ok(answer) => answer,
+            // The run is over: whoever still waits is about to be dropped.
+            Err(_) => futures::future::pending().await,
+        }
+    }
+}
+
+/// Who waits for what.
+#[derive(Debug)]
+enum Waiter {
+    Ready(oneshot::Sender<()>),
+    Height(u64, oneshot::Sender<()>),
+    Answer(usize, oneshot::Sender<Answer>),
+    Settled(oneshot::Sender<()>),
+}
+
+/// Owns the run's state.
+struct Dispatcher<'a> {
+    judge: Judge,
+    clock: Clock,
+    last: Ms,
+    sink: &'a mut (dyn FnMut(Event) + Send),
+    waiting: Vec<Waiter>,
+    abort: CancellationToken,
+    plan: Arc<Plan>,
+    ready: bool,
+    tearing_down: bool,
+    leftovers: Vec<String>,
+}
+
+impl Dispatcher<'_> {
+    /// Runs until the last record.
+    async fn dispatch(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Message>,
+        events: &mut mpsc::UnboundedReceiver<Record>,
+        observed: &mut mpsc::Receiver<Record>,
+    ) {
+        let (mut backend_open, mut observer_open) = (true, true);
+        loop {
+            let due = self.judge.next_due();
+            // A tick that changes nothing must not become a busy loop.
+            let wake = due.map(|due| self.clock.instant(Ms(due.0.max(self.last.0 + 5))));
+            // In this order: a fault is announced before the exit that it causes is heard of.
+            tokio::select! {
+                biased;
+                message = inbox.recv() => match message {
+                    Some(message) => if self.hear(message) { return },
+                    None => return,
+                },
+                event = events.recv(), if backend_open => match event {
+                    Some(record) => self.take(record),
+                    None => backend_open = false,
+                },
+                record = observed.recv(), if observer_open => match record {
+                    Some(record) => self.take(record),
+                    None => observer_open = false,
+                },
+                () = at(wake) => self.take(Record::Tick),
+            }
+        }
+    }
+
+    /// Handles a message; true at the end of the run.
+    fn hear(&mut self, message: Message) -> bool {
+        match message {
+            Message::Record(record) => {
+                let end = record == Record::End;
+                self.take(record);
+                return end;
+            }
+            Message::Ready(reply) => self.waiting.push(Waiter::Ready(reply)),
+            Message::Height(height, reply) => self.waiting.push(Waiter::Height(height, reply)),
+            Message::Answer(step, reply) => self.waiting.push(Waiter::Answer(step, reply)),
+            Message::Settled(reply) => self.waiting.push(Waiter::Settled(reply)),
+            Message::Missing(reply) => drop(reply.send(self.missing())),
+            Message::Verdict(reply) => drop(reply.send(self.judge.report().verdict)),
+            Message::Leftovers(leftovers) => self.leftovers = leftovers,
+        }
+        self.answer_waiters();
+        false
+    }
+
+    /// Takes one record in: stamps it, judges it, reports it.
+    fn take(&mut self, record: Record) {
+        self.last = self.last.max(self.clock.now());
+        let stamped = Stamped { at: self.last, record };
+        let findings = self.judge.feed(&stamped);
+        self.notice(&stamped.record);
+        (self.sink)(Event::Record(stamped));
+        for finding in findings {
+            // What is proved or broken does not get better by waiting; a failed expectation ends its step by itself.
+            if matches!(finding.class, Class::SafetyViolated | Class::Infrastructure) {
+                self.abort.cancel();
+            }
+            (self.sink)(Event::Finding(finding));
+        }
+        self.answer_waiters();
+    }
+
+    /// Keeps what the dispatcher itself has to know; a node that ends before *ready* ends the run with its reason.
+    fn notice(&mut self, record: &Record) {
+        match record {
+            Record::Ready => self.ready = true,
+            Record::Phase(crate::record::Phase::TearingDown) => self.tearing_down = true,
+            Record::Node {
+                node,
+                event:
+                    NodeEvent::Exited {
+                        component,
+                        code,
+                        signal,
+                        asked: false,
+                        tail,
+                        ..
+                    },
+            } if !self.ready && !self.tearing_down => {
+                let how = match (code, signal) {
+                    (Some(code), _) => format!("exit code {code}"),
+                    (None, Some(signal)) => format!("signal {signal}"),
+                    (None, None) => "an unknown end".to_owned(),
+                };
+                let last = if tail.is_empty() {
+                    "its log is empty".to_owned()
+                } else {
+                    tail.join("\n")
+                };
+                let trouble = Trouble {
+                    code: "infra/exit-at-start".to_owned(),
+                    node: Some(node.clone()),
+                    expected: format!("{node} ({component}) runs until the network is ready"),
+                    seen: format!("{how}; the last lines of its log:\n{last}"),
+                };
+                self.take(trouble.into());
+            }
+            _ => {}
+        }
+    }
+
+    fn answer_waiters(&mut self) {
+        for waiter in std::mem::take(&mut self.waiting) {
+            match waiter {
+                Waiter::Ready(reply) if self.judge.is_ready() => drop(reply.send(())),
+                Waiter::Height(height, reply) if self.judge.quorum_height() >= height => drop(reply.send(())),
+                Waiter::Settled(reply) if self.judge.settled().is_ok() => drop(reply.send(())),
+                Waiter::Answer(step, reply) => match self.judge.answer(step) {
+                    Answer::Pending(_) => self.waiting.push(Waiter::Answer(step, reply)),
+                    answer => drop(reply.send(answer)),
+                },
+                other => self.waiting.push(other),
+            }
+        }
+    }
+
+    fn missing(&self) -> Missing {
+        let silent: Vec<_> = (self.plan.network.nodes.iter())
+            .filter(|node| node.start == crate::model::Start::Auto && self.judge.height(&node.name).is_none())
+            .map(|node| node.name.as_str())
+            .collect();
+        let quorum_height = self.judge.quorum_height();
+        let ready = if silent.is_empty() {
+            format!("every node answers, but a quorum is at height {quorum_height}")
+        } else {
+            format!(
+                "a quorum is at height {quorum_height}, and no answer came from {}",
+                silent.join(", ")
+            )
+        };
+        Missing { ready, quorum_height }
+    }
+}
+
+/// Waits for a moment; for ever, if there is none.
+async fn at(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => futures::future::pending().await,
+    }
+}
+
+/// Unix time in milliseconds.
+fn wall_clock() -> u64 {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    Ms::from(now).0
+}

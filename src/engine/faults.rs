@@ -1,0 +1,643 @@
+//! The keeper of faults: one task that injects, verifies, ends and reverts them.
+//!
+//! What a node or a link suffers is a pure function of the set of faults that are on ([`want`], [`shapes`]): a node is down while any
+//! fault holds it down, a link is cut while any fault cuts it, latencies add. So overlap, heal and the end of a timed fault are operations on
+//! that set, never an "undo".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::future::{join_all, try_join_all};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::probe::Prober;
+use super::{Desk, at};
+use crate::backend::{LinkId, LinkShape, NodeOps, Trouble};
+use crate::model::{Fault, FaultKind, Lasts, Ms, NodeName, Plan, Start};
+use crate::record::{FaultState, Record};
+
+/// How long a node has between SIGTERM and SIGKILL in a `stop` or `restart`.
+const STOP_GRACE: Ms = Ms::secs(10);
+/// How long the effect of a fault may take to be seen.
+const VERIFY: Ms = Ms::secs(5);
+/// How often a revert is tried.
+const REVERT_TRIES: u32 = 3;
+
+/// What the keeper is asked to do.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Inject a fault on resolved targets; reply when its effect is verified.
+    Inject(Fault, Vec<NodeName>, oneshot::Sender<Result<(), String>>),
+    /// End faults; reply when the revert is verified.
+    Heal(Vec<String>, oneshot::Sender<Result<(), String>>),
+    /// Start nodes; reply when they answer.
+    Start(Vec<NodeName>, oneshot::Sender<Result<(), String>>),
+    /// End all faults, the last one first.
+    EndAll(oneshot::Sender<Result<(), String>>),
+    /// Open links and resume nodes, and do not wait: the network is about to be removed.
+    Release(oneshot::Sender<()>),
+}
+
+/// Asks the keeper.
+#[derive(Clone, Debug)]
+pub(super) struct Faults {
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl Faults {
+    /// Asks, and waits for the reply.
+    pub(super) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, String> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(request(reply))
+            .map_err(|_| "the keeper of faults is gone".to_owned())?;
+        answer.await.map_err(|_| "the keeper of faults is gone".to_owned())
+    }
+}
+
+/// A fault that is on.
+#[derive(Clone, Debug)]
+struct Active {
+    fault: Fault,
+    targets: Vec<NodeName>,
+    /// Targets that a `start` step has brought back since.
+    started: BTreeSet<NodeName>,
+    ends: Option<Instant>,
+}
+
+/// What a node has to be under the faults that are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    /// Not started yet.
+    Absent,
+    Down,
+    Paused,
+    Running,
+}
+
+/// Owns the faults that are on.
+pub(super) struct Keeper {
+    plan: Arc<Plan>,
+    ops: Arc<dyn NodeOps>,
+    prober: Prober,
+    desk: Desk,
+    on: Vec<Active>,
+    /// Nodes that were started, by themselves or by a step.
+    present: BTreeSet<NodeName>,
+    /// Ids of faults that were on and have ended.
+    ended: BTreeSet<String>,
+    /// Reverts whose verification is under way.
+    verifying: JoinSet<()>,
+}
+
+impl Keeper {
+    /// Starts the keeper's task; it ends when all who can ask are gone.
+    pub(super) fn spawn(plan: Arc<Plan>, prober: Prober, desk: Desk) -> Faults {
+        let (requests, mut inbox) = mpsc::unbounded_channel();
+        let present = (plan.network.nodes.iter())
+            .filter(|node| node.start == Start::Auto)
+            .map(|node| node.name.clone())
+            .collect();
+        let ops = Arc::clone(&prober.ops);
+        let (on, ended, verifying) = (Vec::new(), BTreeSet::new(), JoinSet::new());
+        let mut keeper = Self {
+            plan,
+            ops,
+            prober,
+            desk,
+            on,
+            present,
+            ended,
+            verifying,
+        };
+        tokio::spawn(async move {
+            loop {
+                let next = keeper.on.iter().filter_map(|active| active.ends).min();
+                tokio::select! {
+                    biased;
+                    request = inbox.recv() => match request {
+                        Some(request) => Box::pin(keeper.handle(request)).await,
+                        None => return,
+                    },
+                    () = at(next) => Box::pin(keeper.end_timed()).await,
+                    Some(_) = keeper.verifying.join_next() => {}
+                }
+            }
+        });
+        Faults { requests }
+    }
+
+    async fn handle(&mut self, request: Request) {
+        match request {
+            Request::Inject(fault, targets, reply) => drop(reply.send(self.inject(fault, targets).await)),
+            Request::Heal(ids, reply) => self.heal(&ids, reply).await,
+            Request::Start(nodes, reply) => drop(reply.send(self.start(&nodes).await)),
+            Request::EndAll(reply) => {
+                let ids: Vec<_> = self.on.iter().rev().map(|active| active.fault.id.clone()).collect();
+                self.heal(&ids, reply).await;
+            }
+            Request::Release(reply) => {
+                self.release().await;
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// Injects a fault and verifies its effect.
+    async fn inject(&mut self, fault: Fault, targets: Vec<NodeName>) -> Result<(), String> {
+        let id = fault.id.clone();
+        let record = |state, detail: String| fault_record(&id, state, &targets, detail);
+        self.desk
+            .record(record(FaultState::Planned, fault.kind.word().to_owned()));
+        let active = Active {
+            fault: fault.clone(),
+            targets: targets.clone(),
+            started: BTreeSet::new(),
+            ends: None,
+        };
+        let done = match fault.kind {
+            FaultKind::Restart => return self.restart(&active).await,
+            _ => {
+                self.on.push(active.clone());
+                self.strike(&active).await
+            }
+        };
+        if let Err(trouble) = done {
+            // Half of it may be done, so it stays on and is reverted like any other.
+            self.desk.record(trouble.clone().into());
+            return Err(trouble.to_string());
+        }
+        self.desk.record(record(FaultState::Injected, String::new()));
+        let seen = self.effect(&active).await.inspect_err(|seen| {
+            self.desk.record(record(FaultState::NoEffect, seen.clone()));
+        })?;
+        self.desk.record(record(FaultState::Verified, seen));
+        if let (Lasts::For(duration), Some(active)) = (fault.lasts, self.on.last_mut()) {
+            active.ends = Some(Instant::now() + duration.duration());
+        }
+        Ok(())
+    }
+
+    /// Does to nodes and links what the fault says.
+    async fn strike(&self, Active { fault, targets, .. }: &Active) -> Result<(), Trouble> {
+        match &fault.kind {
+            FaultKind::Kill => try_join_all(targets.iter().map(|node| self.ops.kill(node)))
+                .await
+                .map(drop),
+            FaultKind::Pause => try_join_all(targets.iter().map(|node| self.ops.pause(node)))
+                .await
+                .map(drop),
+            FaultKind::Stop => try_join_all(targets.iter().map(|node| self.ops.stop(node, STOP_GRACE)))
+                .await
+                .map(drop),
+            FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
+                self.ops.shape(&shapes(&self.plan, &self.on)).await
+            }
+            FaultKind::Misbehave { how, .. } => {
+                let tell = targets.iter().map(|node| self.tell(node, Some(how)));
+                try_join_all(tell).await.map(drop)
+            }
+            FaultKind::Restart => Ok(()),
+        }
+    }
+
+    /// Tells a devnode to misbehave, or to behave.
+    async fn tell(&self, node: &str, how: Option<&str>) -> Result<(), Trouble> {
+        let Some(rpc) = self.prober.rpc.get(node) else {
+            return Ok(());
+        };
+        let told = match how {
+            Some(how) => rpc.misbehave(how).await,
+            None => rpc.behave().await,
+        };
+        told.map_err(|error| Trouble {
+            code: "infra/rpc".to_owned(),
+            node: Some(node.to_owned()),
+            expected: format!("{node} takes the order {}", how.unwrap_or("to behave")),
+            seen: error.to_string(),
+        })
+    }
+
+    /// Verifies the effect of a fault from outside the injector.
+    async fn effect(&self, active: &Active) -> Result<String, String> {
+        let Active { fault, targets, .. } = active;
+        match &fault.kind {
+            FaultKind::Kill | FaultKind::Stop => all(targets.iter().map(|node| self.prober.gone(node, VERIFY))).await,
+            FaultKind::Pause => all(targets.iter().map(|node| self.prober.paused(node, VERIFY))).await,
+            FaultKind::Partition { .. } | FaultKind::Isolate { .. } => {
+                let cut = self.live(links_of(&self.plan, active));
+                let shapes = shapes(&self.plan, &self.on);
+                let clear = |link: &LinkId| !shapes.iter().any(|shape| shape.link == *link);
+                let open = self.live(all_links(&self.plan).into_iter().filter(clear).collect());
+                self.prober.cut(&cut, &open, VERIFY).await
+            }
+            FaultKind::Delay { latency, jitter, .. } => {
+                let shapes = shapes(&self.plan, &self.on);
+                let cut = |link: &LinkId| shapes.iter().any(|shape| shape.link == *link && shape.cut);
+                let links: Vec<_> = self
+                    .live(links_of(&self.plan, active))
+                    .into_iter()
+                    .filter(|link| !cut(link))
+                    .collect();
+                // Faults that were on before may add to it, so only the least is exact.
+                let most = shapes
+                    .iter()
+                    .map(|shape| shape.latency + shape.jitter)
+                    .max()
+                    .unwrap_or_default();
+                self.prober
+                    .slow(
+                        &links,
+                        Ms(latency.0.saturating_sub(jitter.0)),
+                        Ms(most.0 * 2),
+                        VERIFY + *latency,
+                    )
+                    .await
+            }
+            FaultKind::Misbehave { how, .. } => Ok(format!("the node confirms {how}")),
+            FaultKind::Restart => Ok(String::new()),
+        }
+    }
+
+    /// Stops and starts nodes; all five states of its life in one go.
+    async fn restart(&mut self, active: &Active) -> Result<(), String> {
+        let Active { fault, targets, .. } = active;
+        let record = |state, detail: String| self.desk.record(fault_record(&fault.id, state, targets, detail));
+        let old = try_join_all(targets.iter().map(|node| self.prober.generation(node))).await?;
+        if let Some(node) = targets
+            .iter()
+            .find(|node| want(&self.on, &self.present, node) != Want::Running)
+        {
+            return Err(format!("{node} is held by another fault and cannot be restarted"));
+        }
+        let stopping = targets.iter().map(|node| self.ops.stop(node, STOP_GRACE));
+        let starting = |trouble: Trouble| {
+            self.desk.record(trouble.clone().into());
+            trouble.to_string()
+        };
+        try_join_all(stopping).await.map_err(starting)?;
+        record(FaultState::Injected, String::new());
+        let gone = all(targets.iter().map(|node| self.prober.gone(node, VERIFY))).await;
+        let gone = gone.inspect_err(|seen| record(FaultState::NoEffect, seen.clone()))?;
+        record(FaultState::Verified, gone);
+        try_join_all(targets.iter().map(|node| self.ops.start(node)))
+            .await
+            .map_err(starting)?;
+        record(FaultState::Reverted, String::new());
+        let limit = self.plan.limits.start;
+        let back = all(targets
+            .iter()
+            .zip(old)
+            .map(|(node, old)| self.prober.answering(node, Some(old), limit)))
+        .await;
+        let back = back.inspect_err(|seen| record(FaultState::RevertFailed, seen.clone()))?;
+        record(FaultState::RevertVerified, back);
+        self.ended.insert(fault.id.clone());
+        Ok(())
+    }
+
+    /// Ends the timed faults that are due. Their reverts are verified beside whatever else happens.
+    async fn end_timed(&mut self) {
+        let now = Instant::now();
+        let due: Vec<_> = (self.on.iter())
+            .filter(|active| active.ends.is_some_and(|ends| ends <= now))
+            .map(|active| active.fault.id.clone())
+            .collect();
+        for id in due {
+            let (reply, _ignored) = oneshot::channel();
+            self.heal(&[id], reply).await;
+        }
+    }
+
+    /// Ends faults, in the order given; the reply comes when all reverts are verified.
+    async fn heal(&mut self, ids: &[String], reply: oneshot::Sender<Result<(), String>>) {
+        let mut verifications = Vec::new();
+        for id in ids {
+            let Some(position) = self.on.iter().position(|active| active.fault.id == *id) else {
+                let targets = self
+                    .plan
+                    .fault(id)
+                    .map(|fault| fault.targets.nodes().to_vec())
+                    .unwrap_or_default();
+                self.desk
+                    .record(fault_record(id, FaultState::AlreadyEnded, &targets, String::new()));
+                continue;
+            };
+            // A fault whose effect has gone by itself was not there all the time that it was taken to be.
+            let active = self.on[position].clone();
+            if let Err(seen) = self.still_on(&active).await {
+                let detail = format!("its effect vanished before its end: {seen}");
+                self.desk
+                    .record(fault_record(id, FaultState::NoEffect, &active.targets, detail));
+            }
+            self.on.remove(position);
+            self.ended.insert(id.clone());
+            verifications.push((active.clone(), self.revert(&active).await));
+        }
+        let (desk, prober) = (self.desk.clone(), self.prober.clone());
+        let limit = self.plan.limits.start;
+        let jobs: Vec<_> = verifications
+            .into_iter()
+            .map(|(active, done)| (self.back(&active), active, done))
+            .collect();
+        self.verifying.spawn(async move {
+            let verified = join_all(jobs.into_iter().map(|(back, active, done)| {
+                let (desk, prober) = (&desk, &prober);
+                async move {
+                    let record =
+                        |state, seen| desk.record(fault_record(&active.fault.id, state, &active.targets, seen));
+                    let seen = match done {
+                        Ok(()) => back.verify(prober, limit).await,
+                        Err(trouble) => Err(trouble),
+                    };
+                    match seen {
+                        Ok(seen) => record(FaultState::RevertVerified, seen),
+                        Err(seen) => {
+                            record(FaultState::RevertFailed, seen.clone());
+                            return Err(format!("{} could not be healed: {seen}", active.fault.id));
+                        }
+                    }
+                    Ok(())
+                }
+            }))
+            .await;
+            drop(reply.send(verified.into_iter().collect()));
+        });
+    }
+
+    /// A cheap look at whether the fault still has its effect just before it is ended.
+    async fn still_on(&self, active: &Active) -> Result<(), String> {
+        let targets = active.targets.iter().filter(|node| !active.started.contains(*node));
+        match active.fault.kind {
+            FaultKind::Kill | FaultKind::Stop if active.fault.lasts != Lasts::Platform => {
+                all(targets.map(|node| self.prober.gone(node, Ms(500)))).await.map(drop)
+            }
+            FaultKind::Pause => all(targets.map(|node| self.prober.paused(node, Ms(500))))
+                .await
+                .map(drop),
+            FaultKind::Partition { .. } | FaultKind::Isolate { .. } => {
+                let links = self.live(links_of(&self.plan, active));
+                self.prober.cut(&links, &[], Ms(500)).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a fault's effect back (it is no longer in the set): nodes and links become what the set says.
+    async fn revert(&self, active: &Active) -> Result<(), String> {
+        let mut tries = 0;
+        let done = loop {
+            tries += 1;
+            match self.settle(active).await {
+                Ok(()) => break Ok(()),
+                Err(trouble) if tries >= REVERT_TRIES => break Err(trouble.to_string()),
+                Err(trouble) => tracing::warn!("revert of {} failed: {trouble}", active.fault.id),
+            }
+        };
+        if done.is_ok() {
+            let record = fault_record(&active.fault.id, FaultState::Reverted, &active.targets, String::new());
+            self.desk.record(record);
+        }
+        done
+    }
+
+    /// Makes the targets of a fault what the set of faults says.
+    async fn settle(&self, active: &Active) -> Result<(), Trouble> {
+        match &active.fault.kind {
+            FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
+                self.ops.shape(&shapes(&self.plan, &self.on)).await
+            }
+            FaultKind::Kill | FaultKind::Stop => {
+                let up = |node: &&NodeName| {
+                    !active.started.contains(*node)
+                        && matches!(want(&self.on, &self.present, node), Want::Running | Want::Paused)
+                };
+                try_join_all(active.targets.iter().filter(up).map(|node| self.raise(node)))
+                    .await
+                    .map(drop)
+            }
+            FaultKind::Pause => {
+                let awake = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+                try_join_all(active.targets.iter().filter(awake).map(|node| self.ops.resume(node)))
+                    .await
+                    .map(drop)
+            }
+            FaultKind::Misbehave { .. } => {
+                let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+                // A node that hangs cannot be told, so a process of it that misbehaves no more is as good.
+                try_join_all(active.targets.iter().filter(up).map(|node| self.tame(node)))
+                    .await
+                    .map(drop)
+            }
+            FaultKind::Restart => Ok(()),
+        }
+    }
+
+    /// Starts a node that is down, unless an earlier try has started it already.
+    async fn raise(&self, node: &str) -> Result<(), Trouble> {
+        let running = self.ops.state(node).await.is_ok_and(|state| {
+            state
+                .components
+                .iter()
+                .all(|component| component.run == crate::backend::RunState::Running)
+        });
+        if running {
+            return Ok(());
+        }
+        self.ops.start(node).await
+    }
+
+    /// Makes a node behave: by telling it, or by a restart when it does not listen.
+    async fn tame(&self, node: &str) -> Result<(), Trouble> {
+        if self.tell(node, None).await.is_ok() {
+            return Ok(());
+        }
+        self.ops.stop(node, Ms(500)).await?;
+        self.ops.start(node).await
+    }
+
+    /// What has to be seen when a fault is gone, given the faults that are still on.
+    fn back(&self, active: &Active) -> Back {
+        match &active.fault.kind {
+            FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
+                let shapes = shapes(&self.plan, &self.on);
+                let clear = |link: &LinkId| !shapes.iter().any(|shape| shape.link == *link);
+                Back::Links(
+                    self.live(links_of(&self.plan, active))
+                        .into_iter()
+                        .filter(clear)
+                        .collect(),
+                )
+            }
+            _ => Back::Nodes(
+                (active.targets.iter())
+                    .filter(|node| want(&self.on, &self.present, node) == Want::Running)
+                    .cloned()
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Starts nodes: those not yet started, and those that a kill or stop holds down (whose fault ends with its last target).
+    async fn start(&mut self, nodes: &[NodeName]) -> Result<(), String> {
+        for node in nodes {
+            self.present.insert(node.clone());
+            for active in &mut self.on {
+                if matches!(active.fault.kind, FaultKind::Kill | FaultKind::Stop) && active.targets.contains(node) {
+                    active.started.insert(node.clone());
+                }
+            }
+        }
+        let down = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+        let started = try_join_all(nodes.iter().filter(down).map(|node| self.raise(node))).await;
+        if let Err(trouble) = started {
+            self.desk.record(trouble.clone().into());
+            return Err(trouble.to_string());
+        }
+        let limit = self.plan.limits.start;
+        let seen = all(nodes.iter().map(|node| self.prober.answering(node, None, limit))).await?;
+        let over =
+            |active: &Active| !active.started.is_empty() && active.targets.iter().all(|t| active.started.contains(t));
+        for active in self.on.extract_if(.., |active| over(active)) {
+            for state in [FaultState::Reverted, FaultState::RevertVerified] {
+                self.desk
+                    .record(fault_record(&active.fault.id, state, &active.targets, seen.clone()));
+            }
+            self.ended.insert(active.fault.id);
+        }
+        Ok(())
+    }
+
+    /// Opens every link and resumes every node, without looking back.
+    async fn release(&mut self) {
+        let on = std::mem::take(&mut self.on);
+        if on.is_empty() {
+            return;
+        }
+        if let Err(trouble) = self.ops.shape(&[]).await {
+            tracing::debug!("links could not be opened before teardown: {trouble}");
+        }
+        for active in on.iter().rev() {
+            if active.fault.kind == FaultKind::Pause {
+                for trouble in join_all(active.targets.iter().map(|node| self.ops.resume(node))).await {
+                    tracing::debug!("resume before teardown: {trouble:?}");
+                }
+            }
+            let (targets, detail) = (&active.targets, "the network is being removed".to_owned());
+            self.desk
+                .record(fault_record(&active.fault.id, FaultState::Reverted, targets, detail));
+        }
+    }
+
+    /// Links whose ends are both up, so that bytes could pass.
+    fn live(&self, links: Vec<LinkId>) -> Vec<LinkId> {
+        let up = |node: &str| want(&self.on, &self.present, node) == Want::Running;
+        links
+            .into_iter()
+            .filter(|link| up(&link.from) && up(&link.to))
+            .collect()
+    }
+}
+
+/// What has to be seen when a fault is gone.
+enum Back {
+    Nodes(Vec<NodeName>),
+    Links(Vec<LinkId>),
+}
+
+impl Back {
+    async fn verify(&self, prober: &Prober, limit: Ms) -> Result<String, String> {
+        match self {
+            Self::Nodes(nodes) => all(nodes.iter().map(|node| prober.answering(node, None, limit))).await,
+            Self::Links(links) => prober.open(links, limit).await,
+        }
+    }
+}
+
+/// What a node has to be under these faults.
+fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
+    if !present.contains(node) {
+        return Want::Absent;
+    }
+    let struck =
+        |active: &&Active| active.targets.iter().any(|target| target == node) && !active.started.contains(node);
+    let mut want = Want::Running;
+    for active in on.iter().filter(struck) {
+        match active.fault.kind {
+            FaultKind::Kill | FaultKind::Stop => return Want::Down,
+            FaultKind::Pause => want = Want::Paused,
+            _ => {}
+        }
+    }
+    want
+}
+
+/// The shapes of all links that are not clear under these faults.
+fn shapes(plan: &Plan, on: &[Active]) -> Vec<LinkShape> {
+    let mut shapes: BTreeMap<LinkId, LinkShape> = BTreeMap::new();
+    for active in on {
+        for link in links_of(plan, active) {
+            let clear = LinkShape {
+                link: link.clone(),
+                cut: false,
+                latency: Ms(0),
+                jitter: Ms(0),
+            };
+            let shape = shapes.entry(link).or_insert(clear);
+            match &active.fault.kind {
+                FaultKind::Delay { latency, jitter, .. } => {
+                    shape.latency = shape.latency + *latency;
+                    shape.jitter = shape.jitter + *jitter;
+                }
+                _ => shape.cut = true,
+            }
+        }
+    }
+    shapes.into_values().collect()
+}
+
+/// The links that a fault concerns; none for a fault of nodes.
+fn links_of(plan: &Plan, active: &Active) -> Vec<LinkId> {
+    let concerned = |from: &str, to: &str| match &active.fault.kind {
+        FaultKind::Partition { sides, .. } => {
+            let side = |node: &str| sides.iter().position(|side| side.iter().any(|name| name == node));
+            side(from) != side(to)
+        }
+        FaultKind::Isolate { .. } => active.targets.iter().any(|target| target == from || target == to),
+        FaultKind::Delay { links, .. } => links
+            .iter()
+            .any(|(a, b)| (a == from && b == to) || (a == to && b == from)),
+        _ => false,
+    };
+    all_links(plan)
+        .into_iter()
+        .filter(|link| concerned(&link.from, &link.to))
+        .collect()
+}
+
+/// Every link of the plan.
+pub(super) fn all_links(plan: &Plan) -> Vec<LinkId> {
+    let name = |index: usize| plan.network.nodes[index].name.clone();
+    let link = |&(from, to): &(usize, usize)| LinkId {
+        from: name(from),
+        to: name(to),
+        port: "p2p".to_owned(),
+    };
+    plan.network.links.iter().map(link).collect()
+}
+
+fn fault_record(id: &str, state: FaultState, targets: &[NodeName], detail: String) -> Record {
+    Record::Fault {
+        id: id.to_owned(),
+        state,
+        targets: targets.to_vec(),
+        detail,
+    }
+}
+
+/// Waits for all; the evidence of each, or the first that failed.
+async fn all(checks: impl Iterator<Item = impl Future<Output = Result<String, String>>>) -> Result<String, String> {
+    Ok(try_join_all(checks).await?.join("; "))
+}

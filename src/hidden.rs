@@ -1,0 +1,155 @@
+//! The process around the library: the hidden subcommands with which trialnet starts itself, signals, the runtime.
+//!
+//! Guard, shim and devnode are the same executable as trialnet. A program of other people that embeds trialnet is that executable then, so it
+//! has to ask [`answer`] before anything else; [`crate::libtest_main`] does.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::{self, GuardArgs, ShimArgs, TestnodeArgs};
+use crate::cli::{self, Cli};
+use crate::devnode::{self, DevnodeArgs};
+use crate::engine::Cancel;
+use crate::ui::Ui;
+use crate::{env, exit};
+
+/// What trialnet starts itself as.
+#[derive(Debug, Parser)]
+#[command(name = "trialnet", disable_help_subcommand = true)]
+struct Hidden {
+    #[command(subcommand)]
+    command: HiddenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum HiddenCommand {
+    Guard(GuardArgs),
+    Shim(ShimArgs),
+    Devnode(DevnodeArgs),
+    Testnode(TestnodeArgs),
+}
+
+/// Carries out a hidden subcommand, if this process was started as one; the process ends with the code then.
+#[must_use]
+pub fn answer() -> Option<ExitCode> {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let texts: Vec<&str> = args
+        .iter()
+        .skip(1)
+        .map(|arg| arg.to_str().unwrap_or_default())
+        .collect();
+    let hidden = agent::is_hidden_call(&texts)
+        || matches!(
+            texts.as_slice(),
+            ["devnode", "--home", ..] | ["testnode", "--listen", ..]
+        );
+    if !hidden {
+        return None;
+    }
+    let Hidden { command } = match Hidden::try_parse_from(args) {
+        Ok(hidden) => hidden,
+        Err(error) => {
+            Ui::new(crate::ui::Color::Never).err(&error.to_string());
+            return Some(exit::USAGE.into());
+        }
+    };
+    Some(match command {
+        HiddenCommand::Guard(args) => agent::guard::run(args),
+        HiddenCommand::Shim(args) => agent::shim::run(args),
+        HiddenCommand::Devnode(args) => match devnode::main(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            // It has logged the error itself.
+            Err(error) => error.exit_code().into(),
+        },
+        HiddenCommand::Testnode(args) => agent::testnode::run(args),
+    })
+}
+
+/// Carries a command out, with signals.
+#[must_use]
+pub fn command_line(cli: Cli) -> ExitCode {
+    let ui = Ui::new(cli.color);
+    let filter = env::log_filter().unwrap_or_else(|| "warn".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let exe = match std::env::current_exe() {
+        Ok(exe) => exe,
+        Err(error) => {
+            ui.error(&error, None);
+            return exit::INTERNAL_ERROR.into();
+        }
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            ui.error(&error, None);
+            return exit::INTERNAL_ERROR.into();
+        }
+    };
+    let cancel = Cancel::default();
+    let code = runtime.block_on(async {
+        tokio::select! {
+            code = Box::pin(cli::run(cli, &ui, &exe, &cancel)) => code,
+            // Only the third signal gets here; the guards go on to remove what they own.
+            code = signals(&ui, &cancel) => code,
+        }
+    });
+    runtime.shutdown_background();
+    code.into()
+}
+
+/// A runtime for runs.
+///
+/// # Errors
+/// When the system refuses threads.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+}
+
+/// The first signal reverts and tears down, the second kills, the third leaves at once.
+async fn signals(ui: &Ui, cancel: &Cancel) -> u8 {
+    let kinds = [
+        ("SIGINT", SignalKind::interrupt()),
+        ("SIGTERM", SignalKind::terminate()),
+        ("SIGHUP", SignalKind::hangup()),
+    ];
+    let mut streams = Vec::new();
+    for (name, kind) in kinds {
+        match signal(kind) {
+            Ok(stream) => streams.push((name, stream)),
+            Err(error) => tracing::warn!("{name} cannot be caught: {error}"),
+        }
+    }
+    for count in 1.. {
+        let received = streams.iter_mut().map(|(name, stream)| {
+            Box::pin(async move {
+                stream.recv().await;
+                *name
+            })
+        });
+        let (name, _, _) = futures::future::select_all(received).await;
+        match count {
+            1 => {
+                ui.err(&format!(
+                    "{name}: reverting faults and removing everything; once more kills"
+                ));
+                cancel.stop(name);
+            }
+            2 => {
+                ui.err(&format!("{name} again: killing everything; once more leaves at once"));
+                cancel.kill.cancel();
+            }
+            _ => break,
+        }
+    }
+    ui.err("leaving at once; `trialnet ps` shows what may be left, `trialnet gc` removes it");
+    exit::INTERRUPTED
+}

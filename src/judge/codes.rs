@@ -1,0 +1,363 @@
+//! Every code that a finding can carry, for `trialnet explain`.
+
+/// Code, title, and what to make of it.
+pub const CODES: &[(&str, &str, &str)] = &[
+    // Safety.
+    (
+        "safety/fork",
+        "two nodes gave different blocks for one height",
+        "Every height is compared as soon as two nodes have given it, also for nodes that were killed since. The node that is named is in the smaller group; both headers stand in the finding. On a BFT chain this takes more than a third of the power acting wrongly, or a node that reports what it did not commit.",
+    ),
+    (
+        "safety/app-state",
+        "two nodes have different application states at one height",
+        "The same blocks have led to different states: the application is not deterministic, or a node runs another version of it, or its data is damaged. The node that is named is in the smaller group.",
+    ),
+    (
+        "safety/hash-change",
+        "a node gave another hash for a height than before",
+        "A committed block was replaced on this node, or the node does not report what it has.",
+    ),
+    (
+        "safety/height-back",
+        "a node's height went back",
+        "A node may begin anew only when its data was removed by a step. Lost writes, a restored snapshot or a rollback show like this.",
+    ),
+    (
+        "safety/parent-link",
+        "a block does not follow from the block below it",
+        "The parent that a node gave in the header of h+1 is not the hash that it gave for h.",
+    ),
+    (
+        "safety/minority-growth",
+        "a side without a quorum went on by itself",
+        "While a verified fault cut this side from the rest it passed the highest height at the cut by more than the blocks that may have been under way. If the fault later turns out to have had no effect, this counts as infrastructure.",
+    ),
+    (
+        "safety/grew-without-quorum",
+        "the chain grew although no side had a quorum",
+        "Under the verified faults that were on no group of connected nodes held enough power to decide, and yet a height appeared above the highest at the cut and the blocks that may have been under way.",
+    ),
+    (
+        "safety/tx-lost",
+        "a committed transaction is gone",
+        "A node that had reported the transaction as committed does not know it any more, and its data was not removed by a step.",
+    ),
+    // Liveness.
+    (
+        "liveness/stall",
+        "the quorum's height did not grow for too long",
+        "By the arithmetic of quorums the network had to go on under the faults that may have been on, and did not for longer than `max_stall`. Time begins anew with each change of the faults.",
+    ),
+    (
+        "liveness/lag",
+        "a node is too far behind",
+        "Three samples in a row were more than `max_lag` blocks behind the quorum's height, and no declared fault explains it.",
+    ),
+    (
+        "liveness/silent",
+        "a node does not answer",
+        "Its RPC refused or broke connections, or gave something else than an answer, for longer than `max_stall`, and no declared fault is on it.",
+    ),
+    (
+        "liveness/hang",
+        "a node takes requests and does not answer them",
+        "Connections to its RPC are accepted, and no answer came in time for longer than `max_stall`, and no declared fault is on it.",
+    ),
+    (
+        "liveness/exit",
+        "a process ended that no step ended",
+        "The exit code or signal and the last lines of its log stand in the finding; the whole log is in the run folder.",
+    ),
+    (
+        "liveness/restart",
+        "a process was started again and no step did it",
+        "Something restarted the node: look for an earlier exit, and at what supervises the process.",
+    ),
+    (
+        "liveness/not-recovered",
+        "a node was not with the others again at the end",
+        "After the last step all faults end. Within `limits.settle` every node has to pass the highest height of that moment and stay within `max_lag` for three samples.",
+    ),
+    // Expectations.
+    (
+        "expect/height",
+        "the height is not as expected",
+        "Without `nodes` the quorum's height is meant, with `nodes` the height of each.",
+    ),
+    (
+        "expect/progress",
+        "the chain did not go on as expected",
+        "The quorum's height did not grow by as many blocks as the step asks for. This counts as failed liveness.",
+    ),
+    (
+        "expect/halt",
+        "the chain grew although a halt was expected",
+        "The fault is on and some connected group of nodes still holds a quorum, so that growing broke no promise of the chain; the expectation does not fit the fault.",
+    ),
+    (
+        "expect/recovery",
+        "a fault's targets did not come back in time",
+        "From the verified revert on each target (of a partition: each node) has to pass the highest height of that moment and stay within `max_lag` of the quorum for three samples.",
+    ),
+    (
+        "expect/lag",
+        "a node is not as far behind as expected",
+        "Blocks behind the quorum's height.",
+    ),
+    (
+        "expect/peers",
+        "a node has another number of peers than expected",
+        "As the node's RPC says.",
+    ),
+    (
+        "expect/version",
+        "a node runs another version than expected",
+        "What the node calls itself over RPC is compared with the expected name, and with what `[versions]` says that this version reports.",
+    ),
+    (
+        "expect/validators",
+        "the validator set is not as expected",
+        "As each node reports it. A change takes force a few heights after its transaction.",
+    ),
+    (
+        "expect/log",
+        "the log does not have the expected line, or has one it must not have",
+        "Lines count from the begin of the last step before this one that did something.",
+    ),
+    (
+        "expect/restarts",
+        "processes ended or restarted by themselves another number of times than expected",
+        "Only exits and restarts that no step caused are counted, over the whole run.",
+    ),
+    (
+        "expect/tx",
+        "a transaction was not committed as expected",
+        "It has to be committed with code 0, at one height, on every node in question.",
+    ),
+    // Evidence.
+    (
+        "evidence/not-evaluated",
+        "an expectation or a step was not evaluated to its end",
+        "There is no observation that decides it, and no known cause for that. A run without this evidence cannot pass.",
+    ),
+    (
+        "evidence/coverage",
+        "not every height was compared between two nodes",
+        "A fork at such a height would have gone unseen. Observe more nodes, or for longer; a network of one node has nothing to compare and is exempt.",
+    ),
+    (
+        "evidence/no-samples",
+        "no node gave a single sample",
+        "Nothing was observed, so nothing is known.",
+    ),
+    (
+        "evidence/unreachable",
+        "a node was never observed",
+        "It was started, no declared fault was on it, and it gave no sample.",
+    ),
+    (
+        "evidence/nothing-grew",
+        "nothing was expected and nothing grew",
+        "A run that shows nothing does not pass. Add an expectation, or let it run for some blocks.",
+    ),
+    (
+        "evidence/gap",
+        "a node was not observed for some time",
+        "Nobody asked it for longer than `max_stall`, so that a stall could not have been seen. Usually trialnet did not get the CPU.",
+    ),
+    (
+        "evidence/starved",
+        "trialnet was starved of CPU",
+        "Polls came late by more than a fifth of the limit that was to be judged, so the limit says nothing of the chain. Use fewer nodes or slower blocks on this machine.",
+    ),
+    (
+        "evidence/not-ready",
+        "the network was never ready",
+        "Ready means: the quorum has reached height 1, and every node that starts by itself answers.",
+    ),
+    (
+        "evidence/fault-unverified",
+        "it is unknown whether a fault had its effect",
+        "The run ended before a probe saw it.",
+    ),
+    (
+        "evidence/revert-unverified",
+        "it is unknown whether a fault was taken back",
+        "The run ended before a probe saw it.",
+    ),
+    // The run.
+    (
+        "run/interrupted",
+        "somebody ended the run",
+        "A signal asked trialnet to stop. What had been proved until then stands.",
+    ),
+    (
+        "run/cut-off",
+        "the records end in the middle of the run",
+        "Trialnet itself was killed, or the file is not complete. What had been proved until then stands.",
+    ),
+    (
+        "run/limit",
+        "the steps took longer than `limits.run`",
+        "Raise `limits.run`, or look at the step that was running.",
+    ),
+    (
+        "run/when",
+        "what a step waited for did not come in time",
+        "The condition under `when` was not met within its limit, so the step was not begun.",
+    ),
+    (
+        "run/join",
+        "a background step did not end in time",
+        "The step that `join` names was still running at the limit.",
+    ),
+    // Infrastructure.
+    (
+        "infra/program-missing",
+        "a program is not there",
+        "The chain's program was not found on PATH or at the given path. The finding says how to get it.",
+    ),
+    (
+        "infra/guard-died",
+        "the guard process died",
+        "The guard owns the nodes; when it dies they all end at once. Look for an out-of-memory kill or a stray signal.",
+    ),
+    (
+        "infra/start-timeout",
+        "the network was not ready in time",
+        "Within `limits.start` the quorum did not reach height 1 or some node did not answer; the finding says which. Look at the node's log.",
+    ),
+    (
+        "infra/exit-at-start",
+        "a process ended before the network was ready",
+        "Its exit code and the last lines of its log stand in the finding: usually a configuration that the program refuses, or an address that is taken.",
+    ),
+    (
+        "infra/fault-no-effect",
+        "a fault had no effect",
+        "No probe from outside the injector saw its effect in time, or the effect vanished before its end. What was judged in its window proves nothing.",
+    ),
+    (
+        "infra/revert-failed",
+        "a fault could not be taken back",
+        "The injector said undone and a probe still saw the effect. What was judged afterwards proves nothing; the teardown removes the nodes in any case.",
+    ),
+    (
+        "infra/fault-stronger",
+        "trialnet struck a node that no step names",
+        "A process was ended by trialnet itself without a step that says so: a fault was stronger than declared.",
+    ),
+    (
+        "infra/lease-lost",
+        "the lease of the faults ran out",
+        "Whoever carries the faults out has not heard from trialnet in time and has reverted them by itself, as it has to.",
+    ),
+    (
+        "infra/address",
+        "no free addresses",
+        "The addresses or ports that the nodes need are taken. `trialnet ps` shows runs that are up, `trialnet gc` removes left ones.",
+    ),
+    (
+        "infra/io",
+        "a file or directory could not be read or written",
+        "The finding names it and the system's reason.",
+    ),
+    (
+        "infra/job-failed",
+        "a preparing job failed",
+        "A chain's own program that runs before the nodes ended with an error or took too long.",
+    ),
+    (
+        "infra/rpc",
+        "a request to a node failed",
+        "A request that a step needs (not the observation) got no valid answer.",
+    ),
+    (
+        "expect/tx-refused",
+        "a node refused a transaction",
+        "The node that a `tx` step names did not take the transaction. Its words stand in the finding.",
+    ),
+    (
+        "infra/fault-failed",
+        "a fault could not be injected, or its effect was not seen",
+        "The step ends there. What the injector or the probe saw last stands in the finding.",
+    ),
+    (
+        "infra/start-failed",
+        "a node that a step started does not answer",
+        "Its log in the run folder says why.",
+    ),
+    (
+        "infra/internal",
+        "a bug of trialnet",
+        "A part of trialnet failed; the network was removed all the same. Please report it with the run folder.",
+    ),
+    (
+        "infra/tunnel",
+        "trialnet lost its connection to a node",
+        "The way to the node is down, not necessarily the node.",
+    ),
+    (
+        "infra/other-chain",
+        "a node belongs to another chain",
+        "It reports another chain id than the first node that was seen: its genesis differs, or the address belongs to somebody else.",
+    ),
+    (
+        "infra/node-state",
+        "a node was not in the state that an action needs",
+        "For example starting a node that runs already.",
+    ),
+    (
+        "infra/render",
+        "the nodes' files could not be made",
+        "The chain's adapter says why.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::CODES;
+
+    #[test]
+    fn codes_are_unique_and_described() {
+        let mut seen = BTreeSet::new();
+        for (code, title, text) in CODES {
+            assert!(seen.insert(code), "{code} twice");
+            assert!(code.contains('/') && !title.is_empty() && !text.is_empty(), "{code}");
+            assert!(!title.ends_with('.') && text.ends_with('.'), "{code}");
+        }
+    }
+
+    #[test]
+    fn every_code_in_the_judge_is_documented() {
+        let sources = [
+            include_str!("expect.rs"),
+            include_str!("faults.rs"),
+            include_str!("liveness.rs"),
+            include_str!("nodes.rs"),
+            include_str!("verdict.rs"),
+            include_str!("../judge.rs"),
+        ];
+        let known: BTreeSet<&str> = CODES.iter().map(|(code, ..)| *code).collect();
+        let mut used = BTreeSet::new();
+        for text in sources.iter().flat_map(|source| source.split('"')) {
+            let families = ["safety/", "liveness/", "expect/", "evidence/", "run/", "infra/"];
+            let is_code = families
+                .iter()
+                .any(|family| text.starts_with(family) && text.len() > family.len());
+            if is_code && text.chars().all(|c| c.is_ascii_lowercase() || c == '/' || c == '-') {
+                used.insert(text);
+            }
+        }
+        assert!(used.len() > 30, "the search finds the codes: {used:?}");
+        let missing: Vec<_> = used.difference(&known).collect();
+        assert!(missing.is_empty(), "not documented: {missing:?}");
+        let judged =
+            |code: &&str| !code.starts_with("infra/") && !matches!(*code, "run/limit" | "run/when" | "run/join");
+        let unused: Vec<_> = known.difference(&used).filter(|code| judged(code)).collect();
+        assert!(unused.is_empty(), "documented and not used: {unused:?}");
+    }
+}

@@ -1,0 +1,298 @@
+//! Headers, application states, peers and validators of one node.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Closed, Output, Seen};
+use crate::chain::rpc::{MAX_HEADERS, Peers, Rpc, RpcError};
+use crate::model::{Ms, NodeName};
+use crate::record::Record;
+
+/// How often peers, validators and application states are asked for.
+const SLOW: Duration = Duration::from_secs(1);
+/// How often the last headers are read again although nothing happened: a restart may fall between two polls.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How many headers are read again then.
+const LAST: u64 = MAX_HEADERS;
+/// How many headers are remembered, so that they are recorded once only.
+const REMEMBERED: usize = 64;
+/// Batches in a row when a node is far ahead of what was read.
+const BATCHES: usize = 25;
+/// How often a node may refuse the state of a height before the height is passed over.
+const TRIES: u32 = 3;
+/// How often `/abci_info` is asked where it is all there is.
+const INFO: Duration = Duration::from_millis(500);
+
+pub(super) struct Details {
+    node: NodeName,
+    rpc: Rpc,
+    validators: Arc<BTreeMap<String, NodeName>>,
+    output: Output,
+    epoch: u32,
+    /// The lowest height whose header has not been read.
+    next: u64,
+    /// The hashes of the highest headers that were recorded.
+    recent: BTreeMap<u64, String>,
+    read_again: Instant,
+    /// Up to this height the application's states were read.
+    state: u64,
+    refusals: u32,
+    /// Set when the node's answers do not have the state of a height: the last height whose state `/abci_info` gave.
+    info: Option<u64>,
+    info_due: Instant,
+    last_peers: Option<Peers>,
+    last_powers: Option<BTreeMap<String, u64>>,
+}
+
+impl Details {
+    pub(super) fn new(node: NodeName, rpc: Rpc, validators: Arc<BTreeMap<String, NodeName>>, output: Output) -> Self {
+        Self {
+            node,
+            rpc,
+            validators,
+            output,
+            epoch: 0,
+            next: 1,
+            recent: BTreeMap::new(),
+            read_again: Instant::now(),
+            state: 0,
+            refusals: 0,
+            info: None,
+            info_due: Instant::now(),
+            last_peers: None,
+            last_powers: None,
+        }
+    }
+
+    /// Works when the status task has seen something, and once a second.
+    pub(super) async fn run(
+        mut self,
+        mut seen: watch::Receiver<Seen>,
+        pause: Duration,
+        offset: Duration,
+    ) -> Result<(), Closed> {
+        let mut slow = Instant::now() + offset;
+        loop {
+            tokio::select! {
+                changed = seen.changed() => changed.map_err(|_| Closed)?,
+                () = sleep_until(slow) => {}
+            }
+            let now = *seen.borrow_and_update();
+            let slowly = Instant::now() >= slow;
+            if slowly {
+                slow = Instant::now() + SLOW;
+            }
+            if now.answers {
+                self.look(now, slowly).await?;
+            }
+            sleep(pause).await;
+        }
+    }
+
+    async fn look(&mut self, seen: Seen, slowly: bool) -> Result<(), Closed> {
+        if seen.epoch != self.epoch {
+            self.epoch = seen.epoch;
+            self.begin_again(seen.height);
+        } else if self.read_again.elapsed() >= AGAIN {
+            self.rewind(seen.height);
+        }
+        // Whatever fails here the status task notices too; the next round tries again.
+        self.headers(seen).await?;
+        self.info_state(seen).await?;
+        if slowly {
+            self.states(seen).await?;
+            self.peers().await?;
+            self.validators().await?;
+        }
+        Ok(())
+    }
+
+    /// The node may have another disk or program than before.
+    fn begin_again(&mut self, height: u64) {
+        self.rewind(height);
+        self.recent.retain(|known, _| *known <= height);
+        self.state = self.state.min(height.saturating_sub(1));
+        self.refusals = 0;
+        self.info = None;
+    }
+
+    fn rewind(&mut self, height: u64) {
+        self.next = self.next.min((height + 1).saturating_sub(LAST)).max(1);
+        self.read_again = Instant::now();
+    }
+
+    async fn headers(&mut self, seen: Seen) -> Result<(), Closed> {
+        for _ in 0..BATCHES {
+            let from = self.next.max(seen.earliest);
+            if from > seen.height {
+                return Ok(());
+            }
+            let to = seen.height.min(from + MAX_HEADERS - 1);
+            let sent = self.output.now();
+            let Ok(mut headers) = self.rpc.headers(from, to).await else {
+                return Ok(());
+            };
+            let Some(last) = headers.last().map(|header| header.height) else {
+                return Ok(());
+            };
+            headers.retain(|header| self.recent.get(&header.height) != Some(&header.hash));
+            for header in &headers {
+                self.recent.insert(header.height, header.hash.clone());
+            }
+            while self.recent.len() > REMEMBERED {
+                self.recent.pop_first();
+            }
+            self.next = last + 1;
+            if !headers.is_empty() {
+                let node = self.node.clone();
+                self.output.write(Record::Headers { node, sent, headers }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The application's states of heights that all nodes are asked for: all heights of a slow chain, of a fast one those that a power
+    /// of two divides. The grids of different paces lie in one another, so that also a node that catches up is asked for
+    /// heights that others were asked for; at most two a second.
+    async fn states(&mut self, seen: Seen) -> Result<(), Closed> {
+        if self.info.is_some() {
+            return Ok(());
+        }
+        let stride = stride(seen.height.saturating_sub(self.state));
+        let mut height = self.state.max(seen.earliest.saturating_sub(1)) / stride * stride + stride;
+        while height <= seen.height {
+            let sent = self.output.now();
+            match self.rpc.app_state(height).await {
+                Ok(Some(hash)) => {
+                    self.refusals = 0;
+                    self.write_state(sent, height, hash).await?;
+                }
+                Ok(None) => {
+                    self.info = Some(0);
+                    return Ok(());
+                }
+                // The block is stored before it is executed: for a moment it has no results.
+                Err(RpcError::Refused { .. }) if self.refusals + 1 < TRIES => {
+                    self.refusals += 1;
+                    self.state = height - 1;
+                    return Ok(());
+                }
+                Err(RpcError::Refused { .. }) => self.refusals = 0,
+                Err(RpcError::Silent { .. }) => {
+                    self.state = height - 1;
+                    return Ok(());
+                }
+            }
+            height += stride;
+        }
+        self.state = self.state.max(seen.height);
+        Ok(())
+    }
+
+    /// Where `/block_results` has no state, the height at which the application is just now: nodes are often at the same.
+    async fn info_state(&mut self, seen: Seen) -> Result<(), Closed> {
+        let Some(last) = self.info else {
+            return Ok(());
+        };
+        if Instant::now() < self.info_due || last == seen.height {
+            return Ok(());
+        }
+        self.info_due = Instant::now() + INFO;
+        let sent = self.output.now();
+        if let Ok(info) = self.rpc.abci_info().await {
+            self.info = Some(info.height);
+            if info.height != last && info.height > 0 {
+                self.write_state(sent, info.height, info.app_hash).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_state(&self, sent: Ms, height: u64, hash: String) -> Result<(), Closed> {
+        let node = self.node.clone();
+        let record = Record::AppState {
+            node,
+            sent,
+            height,
+            hash,
+        };
+        self.output.write(record).await
+    }
+
+    async fn peers(&mut self) -> Result<(), Closed> {
+        let sent = self.output.now();
+        let Ok(peers) = self.rpc.peers().await else {
+            return Ok(());
+        };
+        if self.last_peers.as_ref() == Some(&peers) {
+            return Ok(());
+        }
+        self.last_peers = Some(peers.clone());
+        let Peers { count, names } = peers;
+        let node = self.node.clone();
+        self.output
+            .write(Record::Peers {
+                node,
+                sent,
+                count,
+                names,
+            })
+            .await
+    }
+
+    async fn validators(&mut self) -> Result<(), Closed> {
+        let sent = self.output.now();
+        let Ok(set) = self.rpc.validators(None).await else {
+            return Ok(());
+        };
+        let named = set.validators.into_iter().map(|validator| {
+            let name = self.validators.get(&validator.address).cloned();
+            (name.unwrap_or(validator.key), validator.power)
+        });
+        let powers: BTreeMap<String, u64> = named.collect();
+        if self.last_powers.as_ref() == Some(&powers) {
+            return Ok(());
+        }
+        self.last_powers = Some(powers.clone());
+        let node = self.node.clone();
+        let height = set.height;
+        self.output
+            .write(Record::Validators {
+                node,
+                sent,
+                height,
+                powers,
+            })
+            .await
+    }
+}
+
+/// The smallest power of two of which this many heights in a row hold about two multiples.
+fn stride(heights: u64) -> u64 {
+    heights.clamp(1, 1 << 32).div_ceil(2).next_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_leave_at_most_two_requests() {
+        for heights in 1..2_000_u64 {
+            let stride = stride(heights);
+            assert!(stride.is_power_of_two());
+            for from in 0..50 {
+                let asked = (from + heights) / stride - from / stride;
+                assert!(asked <= 2, "{asked} of {heights} from {from}");
+            }
+        }
+        assert_eq!(stride(1), 1);
+        assert_eq!(stride(2), 1);
+        assert_eq!(stride(5), 4);
+        assert_eq!(stride(u64::MAX), 1 << 31);
+    }
+}

@@ -1,0 +1,353 @@
+//! The network: groups, powers, versions, configuration.
+
+use std::collections::BTreeMap;
+
+use super::Check;
+use crate::model::{BackendKind, ChainKind, Ms, Node, Persistence, Role, Start, Version};
+use crate::scenario::diag::{Problem, did_you_mean};
+use crate::scenario::explain as code;
+use crate::scenario::raw::{self, At, Config, Named, Power};
+
+/// The most nodes of a network: a local network gives each its own loopback address of one /24.
+const MOST_NODES: u64 = 254;
+
+/// The greatest voting power of a node: sums of 254 such stay far below what chains count with.
+const MOST_POWER: u64 = 1_000_000_000_000;
+
+/// The power of a validator whose group says none, as in the genesis files that CometBFT makes.
+const USUAL_POWER: u64 = 10;
+
+type Keys = BTreeMap<String, serde_json::Value>;
+
+impl Check<'_> {
+    pub(super) fn network(&mut self, network: &At<raw::Network>, versions: Option<&At<Named<raw::Version>>>) {
+        let raw::Network {
+            chain,
+            groups,
+            version,
+            block_time,
+            persistence,
+            config,
+            keys: _,
+        } = &network.value;
+        if let Some(chain) = chain {
+            let adapter = (self.options.adapter)(chain.0);
+            self.adapter = Some(adapter);
+            self.plan.network.chain = chain.0;
+            self.plan.network.block_time = adapter.default_block_time();
+            adapter.default_version().clone_into(&mut self.plan.network.version);
+        }
+        if let Some(time) = self.time(block_time.as_ref(), Ms(50), Ms::secs(60)) {
+            self.plan.network.block_time = time;
+        }
+        self.plan.network.persistence = persistence.as_ref().map_or(Persistence::Volume, |kept| kept.0);
+        if let Some(versions) = versions {
+            self.declared(versions);
+        }
+        match version {
+            Some(version) => {
+                self.plan.network.version.clone_from(version);
+                self.version(version);
+            }
+            None => self.default_version(),
+        }
+        let config = config.as_ref();
+        let version = self.plan.network.version.clone();
+        self.plan.network.config = self.config(config, &version);
+        if let Some(groups) = groups {
+            self.sound = true;
+            self.groups(groups, config);
+        }
+        if let Some(adapter) = self.adapter
+            && self.sound
+        {
+            self.plan.network.links = adapter.topology(&self.plan.network.nodes);
+        }
+        self.powers = self.plan.network.nodes.iter().map(|node| node.power).collect();
+        self.timeline.started = self
+            .plan
+            .network
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.start == Start::Auto)
+            .map(|(index, _)| index)
+            .collect();
+    }
+
+    fn groups(&mut self, groups: &At<Named<raw::Group>>, shared: Option<&At<Config>>) {
+        for (name, group) in &groups.0 {
+            self.group(name, group, shared);
+        }
+        let nodes = &self.plan.network.nodes;
+        let total = nodes.len() as u64;
+        let problem = if groups.0.is_empty() {
+            Problem::new(
+                code::NO_NODES,
+                &groups.key,
+                "the network has no groups, and so no nodes",
+            )
+            .label("no groups")
+            .help("add `[network.groups.validator]` with `role = \"validator\"` and `count = 4`")
+        } else if total > MOST_NODES {
+            Problem::new(
+                code::OUT_OF_RANGE,
+                &groups.key,
+                format!("a network has at most {MOST_NODES} nodes, not {total}"),
+            )
+            .label("too many nodes")
+        } else if !self.sound {
+            return;
+        } else if nodes.iter().all(|node| node.power == 0) {
+            Problem::new(
+                code::POWER,
+                &groups.key,
+                "no node has voting power, so there is no quorum",
+            )
+            .label("no validator")
+            .help("give a group `role = \"validator\"`")
+        } else if nodes.iter().all(|node| node.start == Start::Manual) {
+            Problem::new(code::NO_NODES, &groups.key, "no node starts by itself")
+                .label("every group has `start = \"manual\"`")
+                .help("leave `start` out in the groups that form the network at first")
+        } else {
+            return;
+        };
+        self.problems.push(problem);
+    }
+
+    fn group(&mut self, name: &At<String>, group: &At<raw::Group>, shared: Option<&At<Config>>) {
+        let raw::Group {
+            role,
+            count,
+            power,
+            version,
+            config,
+            start,
+            keys,
+        } = &group.value;
+        let broken = |key: &str| keys.iter().any(|(seen, _)| seen == key);
+        if name.value == "all" {
+            let problem = Problem::new(
+                code::BAD_NAME,
+                &name.at,
+                "a group cannot be called `all`, which means every node",
+            )
+            .label("taken")
+            .help("call it by what its nodes do, for example `validator` or `full`");
+            self.problems.push(problem);
+        } else {
+            self.name("a group's name", name, 20);
+        }
+        let count = match count {
+            Some(_) => self.number(count.as_ref(), "count", 1, MOST_NODES),
+            None if broken("count") => None,
+            None => Some(1),
+        };
+        let Some(count) = count else {
+            // How many nodes there are is not known, so no name can be said to be wrong.
+            self.sound = false;
+            return;
+        };
+        let role = role.as_ref().map_or(Role::Validator, |role| role.0);
+        let powers = self.group_powers(power.as_ref(), role, count);
+        let version = match version {
+            Some(version) => {
+                self.version(version);
+                version.value.clone()
+            }
+            None => self.plan.network.version.clone(),
+        };
+        if version != self.plan.network.version {
+            // The network's keys go to nodes of this version too; what is wrong for both is the same problem once.
+            self.config(shared, &version);
+        }
+        let config = self.config(config.as_ref(), &version);
+        for (index, power) in (0..count).zip(powers) {
+            self.plan.network.nodes.push(Node {
+                name: format!("{}-{index}", name.value),
+                group: name.value.clone(),
+                role,
+                power,
+                version: version.clone(),
+                config: config.clone(),
+                start: start.as_ref().map_or(Start::Auto, |start| start.0),
+            });
+        }
+    }
+
+    /// The power of each node of a group; something of the right length also where it is wrong.
+    fn group_powers(&mut self, power: Option<&At<Power>>, role: Role, count: u64) -> Vec<u64> {
+        let nodes = usize::try_from(count).expect("a count within its range fits");
+        if role != Role::Validator {
+            if let Some(power) = power {
+                let problem = Problem::new(code::POWER, &power.key, "only validators have voting power")
+                    .label("these nodes are no validators")
+                    .help("leave `power` out, or make it `role = \"validator\"`");
+                self.problems.push(problem);
+            }
+            return vec![0; nodes];
+        }
+        let Some(power) = power else {
+            return vec![USUAL_POWER; nodes];
+        };
+        match &power.value {
+            Power::One(value) => {
+                self.power(*value, &power.at);
+                vec![*value; nodes]
+            }
+            Power::Each(list) => {
+                for value in list {
+                    self.power(value.value, &value.at);
+                }
+                if list.len() != nodes {
+                    let problem = Problem::new(
+                        code::POWER,
+                        &power.at,
+                        format!("{} powers for {nodes} nodes", list.len()),
+                    )
+                    .label("one number for each node")
+                    .help(format!("make the list {nodes} long, or give one number for all"));
+                    self.problems.push(problem);
+                }
+                let mut powers: Vec<u64> = list.iter().map(|value| value.value).collect();
+                powers.resize(nodes, USUAL_POWER);
+                powers
+            }
+        }
+    }
+
+    fn power(&mut self, value: u64, at: &std::ops::Range<usize>) {
+        if (1..=MOST_POWER).contains(&value) {
+            return;
+        }
+        let message = format!("a validator's power is from 1 to {MOST_POWER}, not {value}");
+        let problem = Problem::new(code::POWER, at, message).label("out of range").help(
+            "a node that does not vote has `role = \"full\"`; a validator that comes later has `start = \"manual\"`",
+        );
+        self.problems.push(problem);
+    }
+
+    /// Versions that the file describes.
+    fn declared(&mut self, versions: &At<Named<raw::Version>>) {
+        for (name, version) in &versions.0 {
+            let raw::Version {
+                binary,
+                image,
+                reports,
+                keys: _,
+            } = &version.value;
+            if name.trim().is_empty() || name.len() > 60 || name.contains(char::is_whitespace) {
+                let problem = Problem::new(
+                    code::BAD_NAME,
+                    &name.at,
+                    format!("a version cannot be called \"{}\"", name.value),
+                )
+                .label("not a name")
+                .help("1 to 60 characters without blanks, for example `[versions.\"0.38.26\"]`");
+                self.problems.push(problem);
+            }
+            for text in [binary, image, reports].into_iter().flatten() {
+                if text.trim().is_empty() {
+                    let problem = Problem::new(code::OUT_OF_RANGE, &text.at, "an empty text says nothing here")
+                        .label("empty")
+                        .help("leave the key out where the chain's own default will do");
+                    self.problems.push(problem);
+                }
+            }
+            let known = self
+                .adapter
+                .and_then(|adapter| adapter.version(name))
+                .unwrap_or_default();
+            let text =
+                |own: &Option<At<String>>, known: Option<String>| own.as_ref().map(|own| own.value.clone()).or(known);
+            let version = Version {
+                binary: text(binary, known.binary),
+                image: text(image, known.image),
+                reports: text(reports, known.reports),
+            };
+            self.plan.versions.insert(name.value.clone(), version);
+        }
+    }
+
+    fn default_version(&mut self) {
+        let name = self.plan.network.version.clone();
+        if let Some(adapter) = self.adapter
+            && !self.plan.versions.contains_key(&name)
+        {
+            let version = adapter.version(&name).unwrap_or_default();
+            self.plan.versions.insert(name, version);
+        }
+    }
+
+    /// Checks a version that nodes are to run, and takes it into the plan.
+    fn version(&mut self, name: &At<String>) {
+        let Some(adapter) = self.adapter else { return };
+        if !self.plan.versions.contains_key(&name.value) {
+            let Some(version) = adapter.version(name) else {
+                let mut known: Vec<&str> = self.plan.versions.keys().map(String::as_str).collect();
+                if !known.contains(&adapter.default_version()) {
+                    known.push(adapter.default_version());
+                }
+                let help = format!(
+                    "{}; or say what it is: [versions.\"{}\"] with `binary = \"…\"`",
+                    did_you_mean(name, known),
+                    name.value
+                );
+                let problem = Problem::new(
+                    code::UNKNOWN_VERSION,
+                    &name.at,
+                    format!(
+                        "{} has no version \"{}\" that is known here",
+                        adapter.name(),
+                        name.value
+                    ),
+                )
+                .label("unknown version")
+                .help(help);
+                self.problems.push(problem);
+                return;
+            };
+            self.plan.versions.insert(name.value.clone(), version);
+        }
+        let needs_program = self.plan.network.chain != ChainKind::Devnode && self.options.backend == BackendKind::Local;
+        if needs_program && self.plan.versions[&name.value].binary.is_none() {
+            let problem = Problem::new(
+                code::UNKNOWN_VERSION,
+                &name.at,
+                format!("no program is known for version \"{}\"", name.value),
+            )
+            .label("the local backend runs programs")
+            .help(format!(
+                "add `binary = \"…\"` to [versions.\"{}\"]: a name on PATH or a path",
+                name.value
+            ));
+            self.problems.push(problem);
+        }
+    }
+
+    /// The chain's own keys, checked for a version.
+    fn config(&mut self, config: Option<&At<Config>>, version: &str) -> Keys {
+        let mut keys = Keys::new();
+        for (key, value) in config.into_iter().flat_map(|config| &config.value.0) {
+            if keys.insert(key.value.clone(), value.value.clone()).is_some() {
+                let problem = Problem::new(code::CONFIG, &key.at, format!("`{}` is set twice", key.value))
+                    .label("again")
+                    .help("a quoted \"a.b\" and a nested a.b are the same key");
+                self.problems.push(problem);
+            }
+            let Some(adapter) = self.adapter else { continue };
+            if let Err(wrong) = adapter.check_config(version, key, value) {
+                let at = if wrong.key { &key.at } else { &value.at };
+                let mut problem = Problem::new(code::CONFIG, at, wrong.message).label(if wrong.key {
+                    "this key"
+                } else {
+                    "this value"
+                });
+                problem.help = wrong.help;
+                self.problems.push(problem);
+            }
+        }
+        keys
+    }
+}

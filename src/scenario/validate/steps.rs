@@ -1,0 +1,662 @@
+//! Steps in their order: what goes with each, references between them, and the actions that are no faults.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::{Check, Here, Id, Refer};
+use crate::model::{Action, FaultKind, Load, Ms, Step, Tx, TxBody, When};
+use crate::scenario::diag::{Problem, did_you_mean, list};
+use crate::scenario::explain as code;
+use crate::scenario::raw::{self, At, Selectors};
+use crate::scenario::select::Nodes;
+
+/// The actions of the language.
+pub(super) const ACTIONS: [&str; 16] = [
+    "kill",
+    "pause",
+    "stop",
+    "start",
+    "restart",
+    "partition",
+    "isolate",
+    "delay",
+    "loss",
+    "heal",
+    "wait",
+    "load",
+    "tx",
+    "misbehave",
+    "join",
+    "expect",
+];
+
+/// Actions that are faults.
+const FAULTS: [&str; 8] = [
+    "kill",
+    "pause",
+    "stop",
+    "restart",
+    "partition",
+    "isolate",
+    "delay",
+    "misbehave",
+];
+
+/// Actions that may go on beside the next steps.
+const BACKGROUND: [&str; 4] = ["load", "wait", "restart", "expect"];
+
+/// Keys that go with every step.
+const COMMON: [&str; 5] = ["id", "name", "when", "continue", "background"];
+
+impl Check<'_> {
+    pub(super) fn steps(&mut self, steps: &At<Vec<At<raw::Step>>>) {
+        if steps.is_empty() && !self.problems.iter().any(|problem| problem.span.start >= steps.at.start) {
+            let problem = Problem::new(code::NO_STEPS, &steps.at, "the scenario has no steps")
+                .label("nothing happens")
+                .help("add [[steps]] with `expect.progress = { blocks = 5, within = \"30s\" }`");
+            self.problems.push(problem);
+        }
+        self.collect_ids(steps);
+        let mut too_long = false;
+        for (index, step) in steps.iter().enumerate() {
+            self.current = index;
+            self.step(index, step);
+            if !too_long && self.timeline.elapsed > self.plan.limits.run {
+                too_long = true;
+                self.run_limit(step);
+            }
+        }
+    }
+
+    /// Every id of the file, so that references to later steps can be told from references to none.
+    fn collect_ids(&mut self, steps: &[At<raw::Step>]) {
+        for (index, step) in steps.iter().enumerate() {
+            let Some((word, key)) = step.keys.iter().find(|(key, _)| ACTIONS.contains(&key.as_str())) else {
+                continue;
+            };
+            let never = step
+                .expect
+                .as_ref()
+                .is_some_and(|expect| super::expect::is_never(expect));
+            let referable = FAULTS.contains(&word.as_str()) || word == "load" || word == "tx";
+            let (id, at) = match &step.id {
+                Some(id) => {
+                    self.name("an id", id, 40);
+                    (id.value.clone(), id.at.clone())
+                }
+                None if referable => (format!("step-{}", index + 1), key.clone()),
+                None => continue,
+            };
+            let background = step.background.as_ref().is_some_and(|background| background.value);
+            if let Some(first) = self.ids.iter().find(|other| other.id == id) {
+                let problem = Problem::new(code::DUPLICATE_ID, &at, format!("two steps are called `{id}`"))
+                    .label("again")
+                    .related(&first.at, "first")
+                    .help("give one of them another `id`");
+                self.problems.push(problem);
+            }
+            self.ids.push(Id {
+                id,
+                at,
+                index,
+                word: word.clone(),
+                background,
+                never,
+            });
+        }
+    }
+
+    fn step(&mut self, index: usize, step: &At<raw::Step>) {
+        let Some((word, key)) = self.action_word(step) else {
+            return;
+        };
+        let background = step.background.as_ref().is_some_and(|background| background.value);
+        let go_on = step.r#continue.as_ref().is_some_and(|go_on| go_on.value);
+        let here = Here {
+            id: step
+                .id
+                .as_ref()
+                .map_or_else(|| format!("step-{}", index + 1), |id| id.value.clone()),
+            word,
+            key,
+            background,
+            go_on,
+        };
+        self.modifiers(&here, step);
+        let when = step.when.as_ref().and_then(|when| self.when(when));
+        let Some(action) = self.action(&here, step) else {
+            return;
+        };
+        let id = match &action {
+            Action::Fault(fault) => Some(fault.id.clone()),
+            Action::Load(load) => Some(load.id.clone()),
+            Action::Tx(tx) => Some(tx.id.clone()),
+            _ => step.id.as_ref().map(|id| id.value.clone()),
+        };
+        self.spans.push(here.key.clone());
+        self.plan.steps.push(Step {
+            index,
+            id,
+            name: step.name.as_ref().map(|name| name.value.clone()),
+            when,
+            go_on,
+            background,
+            line: self.line(&step.at),
+            action,
+        });
+    }
+
+    /// The one action of a step.
+    fn action_word(&mut self, step: &At<raw::Step>) -> Option<(&'static str, Range<usize>)> {
+        let found: Vec<(&'static str, Range<usize>)> = step
+            .keys
+            .iter()
+            .filter_map(|(key, at)| {
+                let word = ACTIONS.into_iter().find(|word| word == key)?;
+                Some((word, at.clone()))
+            })
+            .collect();
+        let unknown = step
+            .keys
+            .iter()
+            .any(|(key, _)| !ACTIONS.contains(&key.as_str()) && !COMMON.contains(&key.as_str()));
+        match found.as_slice() {
+            [one] => return Some(one.clone()),
+            // The unknown key was complained about, and is what was meant.
+            [] if unknown => {}
+            [] => {
+                let problem = Problem::new(code::ONE_ACTION, &step.at, "this step does nothing")
+                    .label("no action")
+                    .help(format!("give it one of: {}", ACTIONS.join(", ")));
+                self.problems.push(problem);
+            }
+            [(first, _), (second, at), rest @ ..] => {
+                let mut problem = Problem::new(
+                    code::ONE_ACTION,
+                    at,
+                    format!("a step has exactly one action, but this one has `{first}` and `{second}`"),
+                )
+                .label("second action")
+                .related(&found[0].1, "first action")
+                .help("write a [[steps]] of its own for each; they run in the order of the file");
+                for (_, at) in rest {
+                    problem = problem.related(at, "one more");
+                }
+                self.problems.push(problem);
+            }
+        }
+        None
+    }
+
+    /// `background` and `continue`, where they mean something.
+    fn modifiers(&mut self, here: &Here, step: &At<raw::Step>) {
+        let at = |field: &Option<At<bool>>| field.as_ref().map_or(0..0, |value| value.key.clone());
+        if here.background && !BACKGROUND.contains(&here.word) {
+            let help = if FAULTS.contains(&here.word) {
+                "a fault lasts while the next steps run, until its `for` or a `heal`; leave `background` out"
+            } else {
+                "leave `background` out; it is for load, wait, restart and expect"
+            };
+            let problem = Problem::new(
+                code::BACKGROUND,
+                &at(&step.background),
+                format!("`{}` cannot run in the background", here.word),
+            )
+            .label("not here")
+            .help(help);
+            self.problems.push(problem);
+        }
+        if here.go_on && here.word != "expect" {
+            let problem = Problem::new(
+                code::POINTLESS,
+                &at(&step.r#continue),
+                format!("`continue` is for `expect`; `{}` expects nothing", here.word),
+            )
+            .label("no effect")
+            .help("leave it out");
+            self.problems.push(problem);
+        }
+    }
+
+    fn when(&mut self, when: &At<raw::When>) -> Option<When> {
+        let raw::When {
+            height,
+            within,
+            after,
+            keys,
+        } = &when.value;
+        let has = |key: &str| keys.iter().any(|(seen, _)| seen == key);
+        let wrong = |message: &str| {
+            Problem::new(code::WINDOW, &when.key, message)
+                .label("this `when`")
+                .help("write `when = { height = 40, within = \"1m\" }` or `when = { after = \"10s\" }`")
+        };
+        let problem = match (has("height"), has("within"), has("after")) {
+            (true, true, false) => {
+                let height = self.number(height.as_ref(), "height", 1, u64::MAX / 2);
+                let within = self.lasting(within.as_ref());
+                return Some(When::Height {
+                    height: height?,
+                    within: within?,
+                });
+            }
+            (false, false, true) => {
+                let after = self.lasting(after.as_ref())?;
+                self.timeline.elapsed = self.timeline.elapsed + after;
+                return Some(When::After(after));
+            }
+            (true, false, false) => wrong("a `when` with a `height` needs a limit: `within`"),
+            (false, true, _) => wrong("`within` goes with `height`"),
+            (false, false, false) if keys.is_empty() => wrong("this `when` waits for nothing"),
+            (false, false, false) => return None,
+            (true, _, true) => wrong("a step waits for a `height` or for a time (`after`), not for both"),
+        };
+        self.problems.push(problem);
+        None
+    }
+
+    fn action(&mut self, here: &Here, step: &raw::Step) -> Option<Action> {
+        let raw::Step {
+            id: _,
+            name: _,
+            when: _,
+            r#continue: _,
+            background: _,
+            kill,
+            pause,
+            stop,
+            start,
+            restart,
+            partition,
+            isolate,
+            delay,
+            loss,
+            heal,
+            wait,
+            load,
+            tx,
+            misbehave,
+            join,
+            expect,
+            keys: _,
+        } = step;
+        // Exactly one of these is there, or none where it could not be read.
+        if let Some(kill) = kill {
+            self.kill(here, kill)
+        } else if let Some(pause) = pause {
+            self.on_nodes(here, FaultKind::Pause, pause)
+        } else if let Some(stop) = stop {
+            self.on_nodes(here, FaultKind::Stop, stop)
+        } else if let Some(restart) = restart {
+            self.restart(here, restart)
+        } else if let Some(partition) = partition {
+            self.partition(here, partition)
+        } else if let Some(isolate) = isolate {
+            self.isolate(here, isolate)
+        } else if let Some(delay) = delay {
+            self.delay(here, delay)
+        } else if let Some(misbehave) = misbehave {
+            self.misbehave(here, misbehave)
+        } else if loss.is_some() {
+            self.not_offered("loss", &here.key);
+            None
+        } else if let Some(start) = start {
+            self.start(start)
+        } else if let Some(heal) = heal {
+            self.heal(heal)
+        } else if let Some(wait) = wait {
+            let time = self.lasting(Some(wait))?;
+            self.passes(here, time);
+            Some(Action::Wait(time))
+        } else if let Some(load) = load {
+            self.load(here, load)
+        } else if let Some(tx) = tx {
+            self.tx(here, tx)
+        } else if let Some(join) = join {
+            self.join(join)
+        } else {
+            self.expect(here, expect.as_ref()?)
+        }
+    }
+
+    /// Time that passes for certain before the next step.
+    pub(super) fn passes(&mut self, here: &Here, time: Ms) {
+        if !here.background {
+            self.timeline.elapsed = self.timeline.elapsed + time;
+        }
+    }
+
+    fn run_limit(&mut self, step: &At<raw::Step>) {
+        let mut problem = Problem::new(
+            code::RUN_LIMIT,
+            &step.at,
+            format!(
+                "up to the end of this step the waits and windows alone take {}, but the run may last {}",
+                self.timeline.elapsed, self.plan.limits.run
+            ),
+        )
+        .label("the limit is passed here")
+        .help("raise `run` under [limits], or shorten the steps");
+        if let Some(limit) = &self.run_limit {
+            problem = problem.related(limit, "the limit");
+        }
+        self.problems.push(problem);
+    }
+
+    fn start(&mut self, start: &At<raw::StartNodes>) -> Option<Action> {
+        let selectors = start.nodes.as_ref()?;
+        let nodes = self.select(selectors)?;
+        let downable: Nodes = self
+            .timeline
+            .on()
+            .filter(|live| matches!(live.fault.kind, FaultKind::Kill | FaultKind::Stop))
+            .flat_map(|live| live.targets.iter().copied())
+            .collect();
+        let running: Nodes = nodes
+            .iter()
+            .copied()
+            .filter(|node| self.timeline.started.contains(node) && !downable.contains(node))
+            .collect();
+        if !running.is_empty() {
+            let names = list(&self.names(&running), 6);
+            let problem = Problem::new(
+                code::ALREADY_STARTED,
+                &selectors.at,
+                format!("already running here: {names}"),
+            )
+            .label("no earlier step ended these")
+            .help("start only nodes with `start = \"manual\"`, or nodes that a `kill` or `stop` holds down");
+            self.problems.push(problem);
+            return None;
+        }
+        self.timeline.started.extend(&nodes);
+        for live in &mut self.timeline.faults {
+            if matches!(live.fault.kind, FaultKind::Kill | FaultKind::Stop) {
+                live.targets.retain(|node| !nodes.contains(node));
+                live.touched.retain(|node| !nodes.contains(node));
+                live.ended |= live.targets.is_empty();
+            }
+        }
+        Some(Action::Start {
+            nodes: self.names(&nodes),
+        })
+    }
+
+    fn heal(&mut self, heal: &At<Vec<At<String>>>) -> Option<Action> {
+        if heal.is_empty() {
+            let on: Vec<&str> = self.timeline.on().map(|live| live.fault.id.as_str()).collect();
+            let problem = Problem::new(code::EMPTY_SELECTION, &heal.at, "an empty list heals nothing")
+                .label("nothing is selected")
+                .help(format!(
+                    "faults that may be on here: {}",
+                    if on.is_empty() { "none".into() } else { list(&on, 12) }
+                ));
+            self.problems.push(problem);
+            return None;
+        }
+        let found: Vec<Option<usize>> = heal.iter().map(|id| self.refer(id, Refer::Lasting)).collect();
+        for live in &mut self.timeline.faults {
+            live.ended |= heal.iter().any(|id| id.value == live.fault.id);
+        }
+        found.iter().all(Option::is_some).then(|| Action::Heal {
+            faults: heal.iter().map(|id| id.value.clone()).collect(),
+        })
+    }
+
+    fn load(&mut self, here: &Here, load: &At<raw::Load>) -> Option<Action> {
+        let raw::Load {
+            rate,
+            r#for: lasts,
+            size,
+            nodes,
+            keys: _,
+        } = &load.value;
+        let lasts = self.lasting(lasts.as_ref());
+        if let Some(lasts) = lasts {
+            self.passes(here, lasts);
+        }
+        let rate = rate.as_ref().and_then(|rate| {
+            if rate.value > 0.0 && rate.value <= 10_000.0 {
+                return Some(rate.value);
+            }
+            let message = format!(
+                "`rate` is above 0 and up to 10000 transactions a second, not {}",
+                rate.value
+            );
+            self.problems
+                .push(Problem::new(code::OUT_OF_RANGE, &rate.at, message).label("out of range"));
+            None
+        });
+        let size = match size {
+            Some(_) => self.number(size.as_ref(), "size", 32, 65_536),
+            None => Some(64),
+        };
+        let nodes = self.asked(nodes.as_ref(), &here.key)?;
+        Some(Action::Load(Load {
+            id: here.id.clone(),
+            rate: rate?,
+            lasts: lasts?,
+            size: usize::try_from(size?).expect("a size within its range fits"),
+            nodes: self.names(&nodes),
+        }))
+    }
+
+    /// The nodes that a load or transaction goes to: those named, or all that are free.
+    fn asked(&mut self, nodes: Option<&At<Selectors>>, key: &Range<usize>) -> Option<Nodes> {
+        let Some(selectors) = nodes else {
+            if !self.sound {
+                return None;
+            }
+            let free = self.timeline.free();
+            if free.is_empty() {
+                let problem = Problem::new(
+                    code::EMPTY_SELECTION,
+                    key,
+                    "no started node is without a declared fault that may still be on",
+                )
+                .label("nobody could take it")
+                .help("name the nodes, or heal a fault first");
+                self.problems.push(problem);
+                return None;
+            }
+            return Some(free);
+        };
+        let nodes = self.select(selectors)?;
+        if !self.all_started(&nodes, selectors) {
+            return None;
+        }
+        self.none_down(&nodes, selectors, true)?;
+        Some(nodes)
+    }
+
+    fn tx(&mut self, here: &Here, tx: &At<raw::Tx>) -> Option<Action> {
+        let raw::Tx {
+            value,
+            power,
+            node,
+            keys,
+        } = &tx.value;
+        let has = |key: &str| keys.iter().any(|(seen, _)| seen == key);
+        let body = match (has("value"), has("power")) {
+            (true, false) => value.as_ref().and_then(|value| self.tx_value(value)),
+            (false, true) => power.as_ref().and_then(|power| self.tx_power(power)),
+            (both, _) => {
+                let message = if both {
+                    "a `tx` sends a `value` or a `power`, not both"
+                } else {
+                    "this `tx` sends nothing"
+                };
+                let problem = Problem::new(code::TX, &here.key, message)
+                    .label("this `tx`")
+                    .help("write `tx = { value = \"key=value\" }` or `tx = { power = { validator = \"validator-0\", to = 20 } }`");
+                self.problems.push(problem);
+                None
+            }
+        };
+        let node = match node {
+            Some(name) => {
+                let index = self.node(name)?;
+                let one = At {
+                    key: name.key.clone(),
+                    at: name.at.clone(),
+                    value: vec![name.clone()],
+                };
+                *self.asked(Some(&one), &here.key)?.get(&index)?
+            }
+            None => *self.asked(None, &here.key)?.first()?,
+        };
+        Some(Action::Tx(Tx {
+            id: here.id.clone(),
+            body: body?,
+            node: self.plan.network.nodes[node].name.clone(),
+        }))
+    }
+
+    fn tx_value(&mut self, value: &At<String>) -> Option<TxBody> {
+        let fits = value.split_once('=').is_some_and(|(key, rest)| {
+            let plain = |text: &str| !text.is_empty() && text.len() <= 1000 && !text.contains(['=', ':', '"', '\\']);
+            plain(key) && plain(rest) && key != "val" && value.chars().all(|letter| letter.is_ascii_graphic())
+        });
+        if fits {
+            return Some(TxBody::Raw(value.value.clone()));
+        }
+        let problem = Problem::new(code::TX, &value.at, format!("the chain would not take \"{}\"", value.value))
+            .label("not a `key=value`")
+            .help("a key and a value of visible ASCII characters with exactly one `=` between them, without `:` or quotes; for validators there is `power`");
+        self.problems.push(problem);
+        None
+    }
+
+    fn tx_power(&mut self, power: &At<raw::TxPower>) -> Option<TxBody> {
+        let raw::TxPower { validator, to, keys: _ } = &power.value;
+        let index = self.node(validator.as_ref()?)?;
+        let at = &to.as_ref()?.at;
+        let to = self.number(to.as_ref(), "to", 0, 1_000_000_000_000)?;
+        let name = self.plan.network.nodes[index].name.clone();
+        let others: u64 = self.powers.iter().sum::<u64>() - self.powers[index];
+        let wrong = if to == 0 && self.powers[index] == 0 {
+            Some((
+                format!("`{name}` is no validator here, and removing a key that is none halts every node"),
+                "give it a power first, or remove another one",
+            ))
+        } else if to == 0 && others == 0 {
+            Some((
+                format!("`{name}` is the last validator; without it there is no quorum"),
+                "give another node a power first",
+            ))
+        } else {
+            None
+        };
+        if let Some((message, help)) = wrong {
+            self.problems.push(
+                Problem::new(code::TX, at, message)
+                    .label("would break the chain")
+                    .help(help),
+            );
+            return None;
+        }
+        self.powers[index] = to;
+        Some(TxBody::Power {
+            validator: name,
+            power: to,
+        })
+    }
+
+    fn join(&mut self, join: &At<raw::Join>) -> Option<Action> {
+        let raw::Join { id, within, keys: _ } = &join.value;
+        let within = self.lasting(within.as_ref());
+        let id = id.as_ref()?;
+        let index = self.refer(id, Refer::Background)?;
+        if self.ids.iter().any(|known| known.index == index && known.never) {
+            let problem = Problem::new(
+                code::BACKGROUND,
+                &id.at,
+                format!(
+                    "`{}` goes on to the end of the run, so that no join can wait for it",
+                    id.value
+                ),
+            )
+            .label("never ends before")
+            .help("leave the join out: it is judged at the end by itself");
+            self.problems.push(problem);
+            return None;
+        }
+        Some(Action::Join {
+            id: id.value.clone(),
+            within: within?,
+        })
+    }
+
+    /// The step that an id names: an earlier one of the right kind.
+    pub(in crate::scenario) fn refer(&mut self, id: &At<String>, wanted: Refer) -> Option<usize> {
+        let current = self.current;
+        let what = match wanted {
+            Refer::Fault => "a fault",
+            Refer::Lasting => "a fault that lasts",
+            Refer::Tx => "a `tx` step",
+            Refer::Background => "a step with `background = true`",
+        };
+        let fits = |known: &Id| match wanted {
+            Refer::Fault => FAULTS.contains(&known.word.as_str()),
+            Refer::Lasting => FAULTS.contains(&known.word.as_str()) && known.word != "restart",
+            Refer::Tx => known.word == "tx",
+            Refer::Background => known.background,
+        };
+        let earlier: BTreeMap<usize, &str> = self
+            .ids
+            .iter()
+            .filter(|known| fits(known) && known.index < current)
+            .map(|known| (known.index, known.id.as_str()))
+            .collect();
+        let help = if earlier.is_empty() {
+            format!("no earlier step is {what}")
+        } else {
+            did_you_mean(&id.value, earlier.values().copied())
+        };
+        let problem = match self.ids.iter().find(|known| known.id == id.value) {
+            None => Problem::new(
+                code::UNKNOWN_ID,
+                &id.at,
+                format!("no step has the id `{}`; {what} is wanted", id.value),
+            )
+            .label("no such id")
+            .help(help),
+            Some(known) if known.index >= current => Problem::new(
+                code::LATE_REFERENCE,
+                &id.at,
+                format!("`{}` comes later, and steps run strictly in order", id.value),
+            )
+            .label("refers to a later step")
+            .related(&known.at, "comes only here")
+            .help("move one of the two"),
+            Some(known) if !fits(known) => Problem::new(
+                code::WRONG_KIND,
+                &id.at,
+                format!("step `{}` is a `{}`, but {what} is wanted", id.value, known.word),
+            )
+            .label(if wanted == Refer::Lasting && known.word == "restart" {
+                "a restart ends by itself"
+            } else {
+                "wrong kind of step"
+            })
+            .related(&known.at, format!("`{}`", known.id))
+            .help(help),
+            Some(known) => return Some(known.index),
+        };
+        self.problems.push(problem);
+        None
+    }
+
+    /// Complains that the backend lacks something, with its reason.
+    pub(super) fn not_offered(&mut self, word: &str, at: &Range<usize>) -> bool {
+        let capabilities = self.options.capabilities;
+        let (code, reason) = match capabilities.lacks.get(word) {
+            Some(reason) => (code::NOT_OFFERED, *reason),
+            None => (code::NOT_YET, "no backend of this version carries it out yet"),
+        };
+        let message = format!("the {} backend does not offer `{word}`", capabilities.backend);
+        self.problems
+            .push(Problem::new(code, at, message).label("not offered").help(reason));
+        false
+    }
+}
