@@ -78,8 +78,9 @@ pub fn run(GuardArgs { protocol }: GuardArgs) -> ExitCode {
     }
 }
 
-/// Every connection over a link takes two; the usual limit of 1024 is too few for a hundred nodes.
-fn raise_file_limit() {
+/// Raises this process's limit of open files as far as it may. Every connection over a link takes two in the guard, and
+/// every observed node some in trialnet; the usual limit of 1024 is too few for a hundred nodes.
+pub fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < FILES
@@ -271,6 +272,7 @@ impl Guard {
             began: std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| Ms::from(since).0),
+            space: registry::process_space(),
         };
         registry::remember(&setup.state_dir, &entry).map_err(|error| failed("an entry in the registry", error))?;
         registry::make_homes(&setup.homes, &setup.run).map_err(|error| failed("a folder for the node homes", error))?;
@@ -336,9 +338,8 @@ impl Guard {
                         "it runs: stop it before it is defined anew",
                     ));
                 }
-                // Generations go on counting.
-                Some(node) if node.def.components.len() == def.components.len() => node.def = def,
-                _ => drop(self.nodes.insert(name, Node::new(def))),
+                Some(node) => node.redefine(def),
+                None => drop(self.nodes.insert(name, Node::new(def))),
             }
         }
         Ok(Reply::Done)
