@@ -414,7 +414,7 @@ impl Judge {
                         .decided
                         .get_or_insert((now, Answer::Failed(seen.clone())));
                 }
-                if !self.notes.about_step(code, step) {
+                if !self.notes.about_step(code, step) && !self.told_of_fault(code, step) {
                     self.find(Draft {
                         expected: expected.clone(),
                         seen: seen.clone(),

@@ -20,7 +20,7 @@ use crate::record::{FaultState, Record};
 
 /// How long a node has between SIGTERM and SIGKILL in a `stop` or `restart`.
 const STOP_GRACE: Ms = Ms::secs(10);
-/// How long the effect of a fault may take to be seen.
+/// How long the effect of a fault may take to be seen; and how long, after a revert, what trialnet alone puts back: links, halted processes.
 const VERIFY: Ms = Ms::secs(5);
 /// How often a revert is tried.
 const REVERT_TRIES: u32 = 3;
@@ -471,12 +471,15 @@ impl Keeper {
                         .collect(),
                 )
             }
-            _ => Back::Nodes(
-                (active.targets.iter())
-                    .filter(|node| want(&self.on, &self.present, node) == Want::Running)
-                    .cloned()
-                    .collect(),
-            ),
+            kind => {
+                let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+                let nodes = active.targets.iter().filter(up).cloned().collect();
+                if *kind == FaultKind::Pause {
+                    Back::Resumed(nodes)
+                } else {
+                    Back::Nodes(nodes)
+                }
+            }
         }
     }
 
@@ -544,15 +547,22 @@ impl Keeper {
 /// What has to be seen when a fault is gone.
 enum Back {
     Nodes(Vec<NodeName>),
+    Resumed(Vec<NodeName>),
     Links(Vec<LinkId>),
 }
 
 impl Back {
+    /// Nodes have until `limit` to answer.
     async fn verify(&self, prober: &Prober, limit: Ms) -> Result<String, String> {
-        match self {
-            Self::Nodes(nodes) => all(nodes.iter().map(|node| prober.answering(node, None, limit))).await,
-            Self::Links(links) => prober.open(links, limit).await,
-        }
+        let nodes = match self {
+            Self::Links(links) => return prober.open(links, VERIFY).await,
+            Self::Resumed(nodes) => {
+                all(nodes.iter().map(|node| prober.awake(node, VERIFY))).await?;
+                nodes
+            }
+            Self::Nodes(nodes) => nodes,
+        };
+        all(nodes.iter().map(|node| prober.answering(node, None, limit))).await
     }
 }
 

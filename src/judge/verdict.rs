@@ -128,7 +128,8 @@ impl Judge {
         self.faults.iter().find_map(|life| {
             let id = &life.fault.id;
             let end = life.revert_verified.unwrap_or(Ms(u64::MAX));
-            let in_window = |from: Ms| from <= until && began <= end;
+            // Steps follow one another: what began in the moment of the decision came after it.
+            let in_window = |from: Ms| from < until && began <= end;
             if life.no_effect.is_some() && life.planned.is_some_and(in_window) {
                 return Some(format!("\"{id}\" had no effect"));
             }
