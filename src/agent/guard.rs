@@ -78,8 +78,9 @@ pub fn run(GuardArgs { protocol }: GuardArgs) -> ExitCode {
     }
 }
 
-/// Every connection over a link takes two; the usual limit of 1024 is too few for a hundred nodes.
-fn raise_file_limit() {
+/// Raises this process's limit of open files as far as it may. Every connection over a link takes two in the guard, and
+/// every observed node some in trialnet; the usual limit of 1024 is too few for a hundred nodes.
+pub fn raise_file_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < FILES
@@ -271,6 +272,7 @@ impl Guard {
             began: std::time::SystemTime::now()
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| Ms::from(since).0),
+            space: registry::process_space(),
         };
         registry::remember(&setup.state_dir, &entry).map_err(|error| failed("an entry in the registry", error))?;
         registry::make_homes(&setup.homes, &setup.run).map_err(|error| failed("a folder for the node homes", error))?;
@@ -336,9 +338,8 @@ impl Guard {
                         "it runs: stop it before it is defined anew",
                     ));
                 }
-                // Generations go on counting.
-                Some(node) if node.def.components.len() == def.components.len() => node.def = def,
-                _ => drop(self.nodes.insert(name, Node::new(def))),
+                Some(node) => node.redefine(def),
+                None => drop(self.nodes.insert(name, Node::new(def))),
             }
         }
         Ok(Reply::Done)
@@ -349,7 +350,7 @@ impl Guard {
             let (listen, name) = (def.listen, format!("{} -> {}", def.link.from, def.link.to));
             self.links.open(def).map_err(|error| {
                 trouble(
-                    "infra/address-taken",
+                    "infra/address",
                     format!("{listen} free for the link {name}"),
                     error.to_string(),
                 )
@@ -479,7 +480,7 @@ impl Guard {
         if let Some(unknown) = shapes.iter().find(|shape| !self.links.has(&shape.link)) {
             let link = &unknown.link;
             return Err(trouble(
-                "infra/unknown-link",
+                "infra/io",
                 "a link of the plan",
                 format!("{} -> {} ({}) was not reserved", link.from, link.to, link.port),
             ));
@@ -539,10 +540,7 @@ impl Guard {
             }
         );
         let expected = format!("a renewal of the leases within {}", self.setup.lease);
-        tell(
-            &self.say,
-            &Said::Trouble(trouble("infra/lease-expired", expected, seen)),
-        );
+        tell(&self.say, &Said::Trouble(trouble("infra/lease-lost", expected, seen)));
         self.revert();
     }
 
@@ -707,7 +705,7 @@ impl Guard {
 fn known<'a>(nodes: &'a mut BTreeMap<String, Node>, name: &str) -> Result<&'a mut Node, Trouble> {
     nodes.get_mut(name).ok_or_else(|| {
         node_trouble(
-            "infra/unknown-node",
+            "infra/io",
             name,
             "a node that was applied",
             "there is none of this name",

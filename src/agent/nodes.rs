@@ -51,6 +51,17 @@ impl Node {
         }
     }
 
+    /// Takes a new definition while nothing runs. The generations of components that stay go on counting.
+    pub(super) fn redefine(&mut self, def: NodeDef) {
+        let before = std::mem::replace(self, Self::new(def));
+        let names = before.def.components.into_iter().map(|component| component.name);
+        for (name, process) in names.zip(before.processes) {
+            if let Some(index) = self.def.components.iter().position(|component| component.name == name) {
+                self.processes[index] = process;
+            }
+        }
+    }
+
     pub(super) fn runs(&self) -> bool {
         self.processes.iter().any(|process| process.pid.is_some())
     }
@@ -163,17 +174,35 @@ fn tail(log: &Path, from: u64) -> io::Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn each_generation_is_marked_and_has_its_own_tail() {
-        let dir = tempfile::tempdir().unwrap();
-        let component = ComponentDef {
-            name: "node".to_owned(),
+    fn component(name: &str, log: &Path) -> ComponentDef {
+        ComponentDef {
+            name: name.to_owned(),
             version: "1.0".to_owned(),
             program: "p".into(),
             args: Vec::new(),
             env: std::collections::BTreeMap::default(),
-            log: dir.path().join("log"),
+            log: log.to_path_buf(),
+        }
+    }
+
+    #[test]
+    fn generations_outlive_a_new_definition() {
+        let def = |names: &[&str]| NodeDef {
+            name: "n".to_owned(),
+            home: "/h".into(),
+            components: names.iter().map(|name| component(name, Path::new("/l"))).collect(),
         };
+        let mut node = Node::new(def(&["app", "core"]));
+        node.processes[1].generation = 3;
+        node.redefine(def(&["core", "sidecar", "more"]));
+        let generations: Vec<_> = node.processes.iter().map(|process| process.generation).collect();
+        assert_eq!(generations, [3, 0, 0]);
+    }
+
+    #[test]
+    fn each_generation_is_marked_and_has_its_own_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let component = component("node", &dir.path().join("log"));
         let (mut log, first) = open_log(&component, 1).unwrap();
         write!(log, "old\nunfinished").unwrap();
         assert_eq!(tail(&component.log, first).unwrap(), ["old", "unfinished"]);

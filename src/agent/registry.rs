@@ -40,6 +40,17 @@ pub struct RunEntry {
     pub slot: Option<u8>,
     /// When it began, as Unix time in milliseconds.
     pub began: u64,
+    /// What its process ids mean something in: see [`process_space`].
+    pub space: String,
+}
+
+/// A name for the set of processes that this one can see. A folder may be shared between containers, in which other
+/// processes have the same ids: runs of another one are neither listed nor collected here.
+#[must_use]
+pub fn process_space() -> String {
+    std::fs::read_link("/proc/self/ns/pid")
+        .map(|link| link.display().to_string())
+        .unwrap_or_default()
 }
 
 /// Whether a run goes on.
@@ -85,6 +96,7 @@ pub fn list_runs_in(state_dir: &Path) -> Vec<RunEntry> {
     let Ok(files) = std::fs::read_dir(state_dir.join("runs")) else {
         return Vec::new();
     };
+    let space = process_space();
     let mut runs: Vec<RunEntry> = files
         .filter_map(|file| {
             let path = file.ok()?.path();
@@ -93,6 +105,7 @@ pub fn list_runs_in(state_dir: &Path) -> Vec<RunEntry> {
             }
             serde_json::from_slice(&std::fs::read(path).ok()?).ok()
         })
+        .filter(|entry: &RunEntry| entry.space == space)
         .collect();
     runs.sort_by(|a, b| (a.began, &a.run).cmp(&(b.began, &b.run)));
     runs
@@ -311,6 +324,7 @@ mod tests {
             homes: dir.join(run).join("homes"),
             slot: Some(1),
             began: 5,
+            space: process_space(),
         }
     }
 
@@ -334,6 +348,12 @@ mod tests {
         assert_eq!(gc_in(dir.path(), false).len(), 1);
         assert!(!dir.path().join("dead/homes").exists());
         assert!(dir.path().join("up/homes/a").exists());
+        let elsewhere = RunEntry {
+            space: "another".to_owned(),
+            ..entry(dir.path(), "elsewhere", dead)
+        };
+        remember(dir.path(), &elsewhere).unwrap();
+        assert!(gc_in(dir.path(), false).is_empty());
         let left: Vec<_> = list_runs_in(dir.path()).into_iter().map(|entry| entry.run).collect();
         assert_eq!(left, ["up"]);
     }

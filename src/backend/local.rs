@@ -35,6 +35,8 @@ use crate::record::{NodeEvent, Record};
 pub use self::home::find_program;
 pub use crate::agent::registry::{Life, RunEntry, gc, list_runs};
 
+/// The file in the folder of the logs to which the guard's own standard error goes.
+const GUARD_LOG: &str = "trialnet.guard.log";
 /// How long the guard may take for what takes no time.
 const PROMPT: Duration = Duration::from_secs(10);
 /// How long the guard may take to start all nodes: milliseconds each, but the machine may be busy.
@@ -76,7 +78,7 @@ pub fn capabilities() -> &'static Capabilities {
 pub struct LocalOptions {
     /// The executable that answers the hidden subcommands `guard` and `shim`, and is [`super::Program::Trialnet`].
     pub exe: PathBuf,
-    /// The run folder; absolute. Node homes and logs are below it.
+    /// The run folder. Node homes and logs are below it.
     pub run_dir: PathBuf,
     /// The id of the run, unique on this machine: letters, digits, `-`, `_` and `.`.
     pub run_id: String,
@@ -150,7 +152,13 @@ struct Generation {
 impl Local {
     /// A backend for one run; what happens to its nodes by itself goes to `records`.
     #[must_use]
-    pub fn new(options: LocalOptions, records: mpsc::UnboundedSender<Record>) -> Self {
+    pub fn new(mut options: LocalOptions, records: mpsc::UnboundedSender<Record>) -> Self {
+        // Processes start in their homes, where a relative path would mean something else.
+        for path in [&mut options.exe, &mut options.run_dir] {
+            if let Ok(absolute) = std::path::absolute(&*path) {
+                *path = absolute;
+            }
+        }
         Self {
             shared: Arc::new(Shared {
                 options,
@@ -197,8 +205,7 @@ impl Local {
         // What earlier runs have left may hold addresses.
         let dir = state_dir.clone();
         drop(tokio::task::spawn_blocking(move || registry::gc_in(&dir, false)).await);
-        let client =
-            Client::spawn(exe, &logs.join("trialnet.guard.log"), Arc::downgrade(&self.shared)).map_err(failed)?;
+        let client = Client::spawn(exe, &logs.join(GUARD_LOG), Arc::downgrade(&self.shared)).map_err(failed)?;
         let setup = Setup {
             run: run_id.clone(),
             scenario: scenario.clone(),
@@ -394,7 +401,7 @@ impl Shared {
     fn view<T>(&self, node: &str, read: impl FnOnce(&View) -> T) -> Result<T, Trouble> {
         lock(&self.nodes).get(node).map(read).ok_or_else(|| {
             node_trouble(
-                "infra/unknown-node",
+                "infra/io",
                 node,
                 "a node that was applied",
                 "there is none of this name",
@@ -464,6 +471,11 @@ impl Shared {
         let homes = self.options.homes();
         if !keep_homes && let Err(error) = registry::remove_homes(&homes, run_id) {
             left.push(format!("{} was not removed: {error}", homes.display()));
+        }
+        // What a guard writes there is a panic; mostly there is none.
+        let guard_log = self.options.logs().join(GUARD_LOG);
+        if guard_log.metadata().is_ok_and(|file| file.len() == 0) {
+            drop(std::fs::remove_file(guard_log));
         }
         if left.is_empty()
             && let Some(dir) = state_dir.clone().or_else(|| registry::state_dir().ok())

@@ -1,5 +1,7 @@
 //! The local backend with real processes, a guard and real signals; the nodes are `trialnet testnode`.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and measures")]
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -309,7 +311,7 @@ async fn nodes_are_killed_stopped_paused_and_started() {
         log.contains("generation 1 ===") && log.contains("generation 2 ===\nended politely\n"),
         "{log}"
     );
-    assert_eq!(ops.kill("nobody").await.unwrap_err().code, "infra/unknown-node");
+    assert_eq!(ops.kill("nobody").await.unwrap_err().code, "infra/io");
     net.down().await;
 }
 
@@ -517,18 +519,77 @@ async fn owner_process() {
     std::future::pending::<()>().await;
 }
 
-/// Runs [`owner_process`] until its network is up.
-async fn owner(dir: &Path) -> (std::process::Child, RunEntry) {
-    let child = std::process::Command::new(std::env::current_exe().unwrap())
+fn start_owner(dir: &Path) -> std::process::Child {
+    std::process::Command::new(std::env::current_exe().unwrap())
         .args(["local::owner_process", "--exact", "--ignored", "--nocapture"])
         .env("TRIALNET_TEST_DIR", dir)
         .stdout(std::process::Stdio::null())
+        .stderr(std::fs::File::create(dir.join("owner.log")).unwrap())
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+/// Runs [`owner_process`] until its network is up.
+async fn owner(dir: &Path) -> (std::process::Child, RunEntry) {
+    let child = start_owner(dir);
     until("the network of the other process", async || dir.join("up").exists()).await;
     until("the escaped child", async || table::of_run(&run_id(dir)).len() == 4).await;
     let entry = registry::list_runs_in(&dir.join("state")).remove(0);
     (child, entry)
+}
+
+/// The guard of an owner, also one that has not entered itself into the registry yet.
+fn guard_of(dir: &Path) -> Option<u32> {
+    let mark = format!("TRIALNET_TEST_DIR={}", dir.display());
+    let has = |pid: u32, file: &str, word: &str| {
+        std::fs::read(format!("/proc/{pid}/{file}"))
+            .is_ok_and(|bytes| bytes.split(|&byte| byte == 0).any(|part| part == word.as_bytes()))
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(|&pid| has(pid, "cmdline", "guard") && has(pid, "environ", &mark))
+}
+
+/// How many trials; the long run sets more.
+fn rounds() -> u32 {
+    std::env::var("TRIALNET_TEST_ROUNDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(9)
+}
+
+#[tokio::test]
+async fn kills_at_random_moments_leave_nothing() {
+    let mut longest = Duration::ZERO;
+    for round in 0..rounds() {
+        let dir = tempfile::tempdir().unwrap();
+        let moment = Duration::from_millis(rand::random_range(0..700));
+        let mut child = start_owner(dir.path());
+        tokio::time::sleep(moment).await;
+        let guard = guard_of(dir.path());
+        let began = Instant::now();
+        let who = ["trialnet", "the guard", "both"][round as usize % 3];
+        println!("round {round}: {who} killed after {moment:?}, guard {guard:?}");
+        if let Some(guard) = guard.filter(|_| who != "trialnet") {
+            if who == "both" {
+                end(child.id(), Signal::SIGSTOP);
+            }
+            kill(Pid::from_raw(guard.try_into().unwrap()), Signal::SIGKILL).ok();
+        }
+        if who == "the guard" && guard.is_some() {
+            assert_gone(&run_id(dir.path()), dir.path()).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        until("no guard", async || guard_of(dir.path()).is_none()).await;
+        if who == "both" {
+            println!("{:?}", registry::gc_in(&dir.path().join("state"), false));
+        }
+        assert_gone(&run_id(dir.path()), dir.path()).await;
+        longest = longest.max(began.elapsed());
+    }
+    println!("the longest took {longest:?}");
 }
 
 #[tokio::test]
@@ -627,10 +688,7 @@ async fn a_cut_holds_open_and_new_connections_and_is_taken_back() {
         latency: Ms(0),
         jitter: Ms(0),
     };
-    assert_eq!(
-        net.local.shape(&[unknown]).await.unwrap_err().code,
-        "infra/unknown-link"
-    );
+    assert_eq!(net.local.shape(&[unknown]).await.unwrap_err().code, "infra/io");
     net.down().await;
 }
 
@@ -700,6 +758,7 @@ async fn faults_revert_when_nobody_renews_the_lease() {
     net.local.kill("n-2").await.unwrap();
     net.cut(&[0]).await;
     net.local.pause("n-0").await.unwrap();
+    until("it is halted", async || net.run_state(0).await == RunState::Paused).await;
     // Renewed for longer than the lease, they stay.
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(2000) {
@@ -707,7 +766,7 @@ async fn faults_revert_when_nobody_renews_the_lease() {
         assert_eq!(net.run_state(0).await, RunState::Paused);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let seen = net.trouble("infra/lease-expired").await;
+    let seen = net.trouble("infra/lease-lost").await;
     assert!(seen.contains("1 links") && seen.contains("n-0"), "{seen}");
     until("it goes on", async || net.run_state(0).await == RunState::Running).await;
     net.wait_passes(0).await;
