@@ -140,7 +140,7 @@ fn not_put_back(report: &Report) -> Vec<String> {
         .map(|node| format!(" on {node}"))
         .unwrap_or_default();
     let text = format!(
-        "fault {}{on}{more}; to remove it: `trialnet gc`. Seen: {}",
+        "repair with `trialnet gc`: fault {}{on}{more}: {}",
         cut(&fault_names(report, &first.faults), 40),
         first.seen
     );
