@@ -32,8 +32,8 @@ fn a_fork_names_the_node_in_the_smaller_group() {
         );
         assert!(finding.expected.contains("B9 from"), "{}", finding.expected);
         // Nor was anybody else accused on the way, when only two had spoken.
-        let accused: Vec<_> = sim.found.iter().map(|finding| finding.node.clone()).collect();
-        assert_eq!(accused, [finding.node.clone()]);
+        let accused: Vec<_> = sim.found.iter().map(|finding| finding.node.as_deref()).collect();
+        assert_eq!(accused, [finding.node.as_deref()]);
     }
 }
 
