@@ -20,12 +20,10 @@ use crate::record::{FaultState, Record};
 
 /// How long a node has between SIGTERM and SIGKILL in a `stop` or `restart`.
 const STOP_GRACE: Ms = Ms::secs(10);
-/// How long the effect of a fault may take to be seen.
+/// How long the effect of a fault may take to be seen; and how long, after a revert, what trialnet alone puts back: links, halted processes.
 const VERIFY: Ms = Ms::secs(5);
 /// How long before its end a timed fault is looked at for the last time; a look takes two probes of a link.
 const LAST_LOOK: Ms = Ms(700);
-/// How long links may take to be clear again.
-const CLEAR: Ms = Ms::secs(15);
 /// How often a revert is tried.
 const REVERT_TRIES: u32 = 3;
 
@@ -507,12 +505,15 @@ impl Keeper {
                 };
                 Back::Links(links, below)
             }
-            _ => Back::Nodes(
-                (active.targets.iter())
-                    .filter(|node| want(&self.on, &self.present, node) == Want::Running)
-                    .cloned()
-                    .collect(),
-            ),
+            kind => {
+                let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+                let nodes = active.targets.iter().filter(up).cloned().collect();
+                if *kind == FaultKind::Pause {
+                    Back::Resumed(nodes)
+                } else {
+                    Back::Nodes(nodes)
+                }
+            }
         }
     }
 
@@ -631,16 +632,23 @@ impl Look {
 /// What has to be seen when a fault is gone.
 enum Back {
     Nodes(Vec<NodeName>),
+    Resumed(Vec<NodeName>),
     /// Links that carry bytes, the first within this time where one is given.
     Links(Vec<LinkId>, Option<Ms>),
 }
 
 impl Back {
+    /// Nodes have until `limit` to answer.
     async fn verify(&self, prober: &Prober, limit: Ms) -> Result<String, String> {
-        match self {
-            Self::Nodes(nodes) => all(nodes.iter().map(|node| prober.answering(node, None, limit))).await,
-            Self::Links(links, below) => prober.open(links, *below, CLEAR).await,
-        }
+        let nodes = match self {
+            Self::Links(links, below) => return prober.open(links, *below, VERIFY).await,
+            Self::Resumed(nodes) => {
+                all(nodes.iter().map(|node| prober.awake(node, VERIFY))).await?;
+                nodes
+            }
+            Self::Nodes(nodes) => nodes,
+        };
+        all(nodes.iter().map(|node| prober.answering(node, None, limit))).await
     }
 }
 

@@ -86,6 +86,21 @@ impl Prober {
         .await
     }
 
+    /// No process of a node is halted.
+    pub(super) async fn awake(&self, node: &str, limit: Ms) -> Result<String, String> {
+        until(limit, || async {
+            let state = self.state(node).await?;
+            match (state.components.iter()).find(|component| component.run == RunState::Paused) {
+                Some(halted) => Err(format!(
+                    "{} of {node} is still halted, pid {:?}",
+                    halted.name, halted.pid
+                )),
+                None => Ok(format!("{} not halted", pids(&state))),
+            }
+        })
+        .await
+    }
+
     /// A node runs and answers over RPC, in a later generation than `after` where that is given.
     pub(super) async fn answering(&self, node: &str, after: Option<u32>, limit: Ms) -> Result<String, String> {
         until(limit, || async {

@@ -139,7 +139,7 @@ fn until(what: &str, mut look: impl FnMut() -> Result<(), String>) {
 }
 
 /// Living processes whose command line or environment mentions a path.
-fn processes(place: &Path) -> Vec<String> {
+pub(crate) fn processes(place: &Path) -> Vec<String> {
     let needle = place.to_str().unwrap();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
