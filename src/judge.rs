@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use self::agreement::Agreement;
 use self::effects::net_of;
-use self::expect::{StepTrack, TxTrack};
+use self::expect::{LoadCounts, StepTrack, TxTrack};
 use self::faults::{Certain, Life, View};
 use self::nodes::{Heights, Track};
 use self::notes::{Draft, Notes};
@@ -172,7 +172,7 @@ impl Judge {
         self.announce()
     }
 
-    /// What is known of an `expect` step that has begun. Of other steps: whether they have ended.
+    /// What is known of an `expect` step that has begun. Of other steps: whether they have ended; of a `load` also its counts.
     #[must_use]
     pub fn answer(&self, step: usize) -> Answer {
         let Some(track) = self.steps.get(step) else {
@@ -185,11 +185,14 @@ impl Judge {
             (Some((_, answer)), _) => answer.clone(),
             (None, Some(_)) if self.ground_gone => Answer::Inconclusive("what held the nodes is gone".to_owned()),
             (None, Some(expect)) => Answer::Pending(self.describe(expect, step)),
-            (None, None) => match (&track.failed, track.ended) {
-                (Some(seen), _) => Answer::Failed(seen.clone()),
-                (None, Some(_)) => Answer::Met(String::new()),
-                (None, None) => Answer::Pending(String::new()),
-            },
+            (None, None) => {
+                let seen = || track.load.as_ref().map(LoadCounts::words).unwrap_or_default();
+                match (&track.failed, track.ended) {
+                    (Some(seen), _) => Answer::Failed(seen.clone()),
+                    (None, Some(_)) => Answer::Met(seen()),
+                    (None, None) => Answer::Pending(seen()),
+                }
+            }
         }
     }
 
@@ -309,6 +312,19 @@ impl Judge {
             }
             Record::Node { node, event } => self.process(node, event),
             Record::Tx { id, event } => self.tx(id, event),
+            Record::Load {
+                id,
+                sent,
+                accepted,
+                refused,
+            } => self.load(
+                id,
+                LoadCounts {
+                    sent: *sent,
+                    accepted: *accepted,
+                    refused: *refused,
+                },
+            ),
             _ => {}
         }
     }
@@ -396,12 +412,15 @@ impl Judge {
                     Some(Action::Heal { faults }) => self.ending(|life| faults.contains(&life.fault.id)),
                     Some(Action::Start { nodes }) => {
                         let nodes: Vec<usize> = nodes.iter().filter_map(|name| self.index(name)).collect();
-                        self.ending(|life| life.ends_processes() && life.targets.iter().any(|i| nodes.contains(i)));
+                        self.ending(|life| life.restarts_processes() && life.targets.iter().any(|i| nodes.contains(i)));
                     }
                     _ => {}
                 }
             }
-            StepState::Ended => self.steps[step].ended = Some(self.now),
+            StepState::Ended => {
+                self.steps[step].ended = Some(self.now);
+                self.load_ended(step);
+            }
             StepState::Failed {
                 code,
                 class,

@@ -191,6 +191,17 @@ impl Agreement {
         row.who.contains(node).then_some(&*row.hash)
     }
 
+    /// Whether no node has given anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// How many heights two nodes or more have given.
+    pub(super) fn compared(&self) -> u64 {
+        let both = self.rows.values().filter(|row| row.who.len() >= 2);
+        u64::try_from(both.count()).unwrap_or(u64::MAX)
+    }
+
     /// How many heights from 1 to `to` fewer than two nodes have given, and the first of them.
     pub(super) fn holes(&self, to: u64) -> Option<(u64, u64)> {
         if self.solid > to {

@@ -57,12 +57,12 @@ pub const CODES: &[(&str, &str, &str)] = &[
     (
         "liveness/silent",
         "a node does not answer",
-        "Its RPC refused or broke connections, or gave something else than an answer, for longer than `max_stall`, and no declared fault is on it.",
+        "Its RPC refused or broke connections, or gave something else than an answer, for longer than three seconds, and no declared fault is on it.",
     ),
     (
         "liveness/hang",
         "a node takes requests and does not answer them",
-        "Connections to its RPC are accepted, and no answer came in time for longer than `max_stall`, and no declared fault is on it.",
+        "Connections to its RPC are accepted, and no answer came in time for longer than three seconds, and no declared fault is on it.",
     ),
     (
         "liveness/exit",
@@ -98,7 +98,7 @@ pub const CODES: &[(&str, &str, &str)] = &[
     (
         "expect/recovery",
         "a fault's targets did not come back in time",
-        "From the verified revert on each target (of a partition: each node) has to pass the highest height of that moment and stay within `max_lag` of the quorum for three samples.",
+        "From the verified revert on each target (of a partition: each node) has to pass the highest height of that moment and stay within `max_lag` of the quorum for three samples. Of a fault that nobody ends the time runs from the begin of the step. A revert that fails is `infra/revert-failed` instead.",
     ),
     (
         "expect/lag",
@@ -135,6 +135,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "a transaction was not committed as expected",
         "It has to be committed with code 0, at one height, on every node in question.",
     ),
+    (
+        "expect/load",
+        "none of a load's transactions was accepted",
+        "The counts stand in the finding: the nodes that the load is sent to were down, or refused everything. Whether all of a load was accepted is not judged. Send it to nodes without a fault, or look at why they refuse.",
+    ),
     // Evidence.
     (
         "evidence/not-evaluated",
@@ -145,6 +150,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "evidence/coverage",
         "not every height was compared between two nodes",
         "A fork at such a height would have gone unseen. Observe more nodes, or for longer; a network of one node has nothing to compare and is exempt.",
+    ),
+    (
+        "evidence/app-state",
+        "no application state was seen",
+        "The chain reached height 10 and two nodes or more answered, but none gave its application's state, so that different states would have gone unseen. See in the nodes' logs why they refuse `/block_results` and `/abci_info`, or switch the invariant `app-state` off.",
     ),
     (
         "evidence/no-samples",

@@ -8,7 +8,7 @@ use super::nodes::Track;
 use super::notes::Draft;
 use super::{Answer, GAP, Judge, list, short};
 use crate::model::verdict::Class;
-use crate::model::{Action, Bounds, Expect, Ms, What, Window};
+use crate::model::{Action, Bounds, Expect, Ms, Step, What, Window};
 use crate::record::TxEvent;
 
 /// What is recorded only when it changes, and asked for once a second, is up to date after this time.
@@ -32,6 +32,27 @@ pub(super) struct StepTrack {
     origin: Ms,
     /// Whether it held in any observation.
     held: bool,
+    /// Of a load: what became of its transactions so far.
+    pub(super) load: Option<LoadCounts>,
+}
+
+/// What became of the transactions of a load.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LoadCounts {
+    pub(super) sent: u64,
+    pub(super) accepted: u64,
+    pub(super) refused: u64,
+}
+
+impl LoadCounts {
+    pub(super) fn words(&self) -> String {
+        let Self {
+            sent,
+            accepted,
+            refused,
+        } = self;
+        format!("sent {sent}, accepted {accepted}, refused {refused}")
+    }
 }
 
 /// What is known of a transaction.
@@ -257,10 +278,16 @@ impl Judge {
             Window::Within(time) | Window::For(time) => time,
             Window::Now | Window::Never => Ms(0),
         };
-        // The time runs from the moment at which recovery can begin.
-        if life.awaits_revert() {
-            return;
+        if life.revert_verified.is_none() {
+            if life.stuck.is_some() {
+                // There is a finding about the fault; nothing can be said of the chain.
+                return self.decide(step, Answer::Inconclusive(format!("\"{of}\" could not be taken back")));
+            }
+            if life.awaits_revert() || self.end_comes(life) {
+                return;
+            }
         }
+        // The time runs from the moment at which recovery can begin; of a fault that nobody ends, from the step's begin.
         let from = began.max(life.back_since());
         if let Some(recovered) = life.recovered {
             if recovered <= from + within {
@@ -548,6 +575,33 @@ impl Judge {
             .get(is)
             .and_then(|version| version.reports.as_deref());
         is == reported || reports == Some(reported)
+    }
+
+    /// Takes in what became of a load so far.
+    pub(super) fn load(&mut self, id: &str, counts: LoadCounts) {
+        let is_it = |step: &&Step| matches!(&step.action, Action::Load(load) if load.id == id);
+        if let Some(step) = self.plan.steps.iter().find(is_it) {
+            self.steps[step.index].load = Some(counts);
+        }
+    }
+
+    /// A load of which nothing was accepted did not load anything.
+    pub(super) fn load_ended(&mut self, step: usize) {
+        let none = |counts: &LoadCounts| counts.sent > 0 && counts.accepted == 0;
+        let track = &mut self.steps[step];
+        let Some(counts) = track.load.filter(none) else { return };
+        if self.closed.is_some() || self.ground_gone {
+            return;
+        }
+        let seen = counts.words();
+        track.failed = Some(seen.clone());
+        let since = track.began.unwrap_or(self.now);
+        self.find(Draft {
+            expected: "some of the load's transactions are accepted".to_owned(),
+            seen,
+            step: Some(step),
+            ..Draft::new("expect/load", Class::ExpectationFailed, since)
+        });
     }
 
     /// Takes in what happened to a transaction.

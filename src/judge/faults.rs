@@ -6,7 +6,7 @@ use super::Judge;
 use super::effects::{effect_of, forecast, sides, slack};
 use super::notes::Draft;
 use crate::model::verdict::Class;
-use crate::model::{Action, Expect, Fault, FaultKind, Invariant, Lasts, Ms, Plan, Plane, Targets, What, Window};
+use crate::model::{Action, Expect, Fault, FaultKind, Invariant, Lasts, Ms, Plan, Plane, Step, Targets, What, Window};
 use crate::quorum::{Effect, Forecast};
 use crate::record::FaultState;
 
@@ -157,8 +157,21 @@ impl Life {
         dead && matches!(self.fault.lasts, Lasts::UntilHealed | Lasts::Platform) && self.reverted.is_none()
     }
 
-    /// Whether it explains that a process of its targets ends or starts.
-    pub(super) const fn ends_processes(&self) -> bool {
+    /// Whether it explains that a process of its targets ends without being asked.
+    fn ends_processes(&self) -> bool {
+        match &self.fault.kind {
+            FaultKind::Kill | FaultKind::Stop | FaultKind::Restart => true,
+            // `crash@12`: the height stands after the word. No other misbehaviour excuses a node that dies.
+            FaultKind::Misbehave { how, .. } => how.split(['@', '=']).next() == Some("crash"),
+            FaultKind::Pause | FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
+                false
+            }
+        }
+    }
+
+    /// Whether it explains that trialnet ends or starts a process of its targets. One that misbehaves and cannot be told to stop
+    /// is started anew.
+    pub(super) const fn restarts_processes(&self) -> bool {
         matches!(
             self.fault.kind,
             FaultKind::Kill | FaultKind::Stop | FaultKind::Restart | FaultKind::Misbehave { .. }
@@ -538,10 +551,37 @@ impl Judge {
         !self.concerned_by(at).is_empty()
     }
 
-    /// Whether a declared fault on the node explains that a process of it ends or starts.
-    pub(super) fn process_excused(&self, i: usize) -> bool {
+    /// Whether a declared fault on the node explains that a process of it ends without being asked.
+    pub(super) fn exit_excused(&self, i: usize) -> bool {
         let by = |life: &Life| life.declared() && life.ends_processes() && life.targets.contains(&i);
         self.faults.iter().any(by)
+    }
+
+    /// Whether a declared fault on the node explains that trialnet ends or starts a process of it.
+    pub(super) fn restart_excused(&self, i: usize) -> bool {
+        let by = |life: &Life| life.declared() && life.restarts_processes() && life.targets.contains(&i);
+        self.faults.iter().any(by)
+    }
+
+    /// Whether a fault is on its way to its end: something ends it now, its time is up, or its revert is being verified. Whoever
+    /// ends it then says in bounded time that the revert is verified or has failed.
+    pub(super) fn end_comes(&self, life: &Life) -> bool {
+        let runs = |step: usize| self.steps[step].began.is_some() && self.steps[step].ended.is_none();
+        let time_is_up = match (life.fault.lasts, life.verified) {
+            (Lasts::For(time), Some(verified)) => self.now >= verified + time,
+            (Lasts::Itself, _) => runs(life.step),
+            _ => false,
+        };
+        let ends = |step: &Step| match &step.action {
+            Action::Heal { faults } => faults.contains(&life.fault.id),
+            Action::Start { nodes } => {
+                let started = |i: &usize| nodes.contains(&self.nodes[*i].name);
+                life.restarts_processes() && life.targets.iter().any(started)
+            }
+            _ => false,
+        };
+        let being_ended = || self.plan.steps.iter().any(|step| runs(step.index) && ends(step));
+        life.reverted.is_some() || self.settle_mark.is_some() || time_is_up || being_ended()
     }
 
     /// Whether a fault explains that the node does not answer, or nobody expects it to.

@@ -12,6 +12,10 @@ use crate::record::{NodeEvent, Silence};
 /// So many samples in a row have to be too far behind.
 const BEHIND: u32 = 3;
 
+/// So long a node on which no fault is may leave requests without an answer. It does not depend on the chain: a node has to answer
+/// also while the chain stands still. One request that times out (two seconds) is not enough.
+const SILENT: Ms = Ms(3000);
+
 /// Troubles after which nothing can be said of liveness any more: whatever held the nodes is gone.
 const GROUND: [&str; 2] = ["infra/guard-died", "infra/lease-lost"];
 
@@ -120,7 +124,7 @@ impl Judge {
     }
 
     fn silence(&mut self, i: usize) {
-        let limit = self.plan.invariants.max_stall;
+        let limit = SILENT;
         let node = &self.nodes[i];
         let (Some(quiet), Some(ready)) = (&node.silence, self.ready) else {
             return;
@@ -213,7 +217,7 @@ impl Judge {
                 ..
             } => {
                 self.nodes[i].alive = Some(false);
-                if self.process_excused(i) {
+                if self.exit_excused(i) {
                     return;
                 }
                 let how = match (code, signal) {
@@ -255,7 +259,7 @@ impl Judge {
 
     fn process_started(&mut self, i: usize, generation: u32) {
         let by_step = self.start_step_runs(i);
-        let excused = by_step || self.process_excused(i) || self.ready.is_none();
+        let excused = by_step || self.restart_excused(i) || self.ready.is_none();
         let settle = self.plan.limits.settle;
         let known = self.nodes[i].gone;
         let node = &mut self.nodes[i];
@@ -285,7 +289,7 @@ impl Judge {
     /// Trialnet ended a process: some step has to have said so.
     fn process_ended(&mut self, i: usize) {
         self.nodes[i].alive = Some(false);
-        if self.process_excused(i) || self.ready.is_none() || self.interrupted {
+        if self.restart_excused(i) || self.ready.is_none() || self.interrupted {
             return;
         }
         self.nodes[i].gone = true;

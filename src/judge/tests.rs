@@ -41,6 +41,8 @@ struct Sim {
     lies: BTreeMap<(usize, u64), String>,
     /// What is taken off the height in a node's samples.
     under: Vec<u64>,
+    /// Whether the nodes give their application's state.
+    states: bool,
     records: Vec<Stamped>,
     judge: Judge,
     found: Vec<Finding>,
@@ -167,6 +169,7 @@ impl Sim {
             told: vec![(u64::MAX, 0); nodes],
             lies: BTreeMap::new(),
             under: vec![0; nodes],
+            states: true,
             records: Vec::new(),
             judge: Judge::new(plan),
             found: Vec::new(),
@@ -245,6 +248,9 @@ impl Sim {
                 }
                 if self.height[i] > before {
                     self.headers(i, before + 1, self.height[i]);
+                    if self.states {
+                        self.state(i, self.height[i], &format!("S{}", self.height[i]));
+                    }
                 }
             }
         }

@@ -12,6 +12,9 @@ use crate::model::{Action, FORMAT, Invariant, Lasts, Ms, Step};
 use crate::quorum::Forecast;
 use crate::record::Header;
 
+/// From this height on, states of the application have to have been seen: they are asked for once a second only.
+const STATES_FROM: u64 = 10;
+
 impl Judge {
     pub(super) fn make_report(&self) -> Report {
         let mut notes = self.notes.list.clone();
@@ -322,6 +325,7 @@ impl Judge {
         Coverage {
             compared: of - holes.min(of),
             of,
+            app_states: self.states.compared(),
         }
     }
 
@@ -381,6 +385,7 @@ impl Judge {
                 ..Draft::new("evidence/nothing-grew", Class::Inconclusive, ready)
             });
         }
+        self.states_seen(ready);
         if self.off(Invariant::Coverage) {
             return;
         }
@@ -392,6 +397,22 @@ impl Judge {
                 ..Draft::new("evidence/coverage", Class::Inconclusive, ready)
             });
         }
+    }
+
+    /// In a run of some length the application's states have to be looked at. That they were given for common heights cannot be
+    /// asked for: some programs give the state of the moment only.
+    fn states_seen(&mut self, ready: Ms) {
+        let answered = self.nodes.iter().filter(|node| node.last.is_some()).count();
+        let long = self.heights.q >= STATES_FROM && self.now.since(ready) >= GAP;
+        if self.off(Invariant::AppState) || answered < 2 || !long || !self.states.is_empty() {
+            return;
+        }
+        self.find(Draft {
+            height: Some(self.heights.q),
+            expected: "the application's state from the nodes, to compare it".to_owned(),
+            seen: "no node gave a single one".to_owned(),
+            ..Draft::new("evidence/app-state", Class::Inconclusive, ready)
+        });
     }
 
     /// What is missing once there are no more records.

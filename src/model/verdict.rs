@@ -89,6 +89,9 @@ pub struct Coverage {
     pub compared: u64,
     /// The quorum's height at the end of the last step; where no recovery was judged after it, shortly before the end of the run.
     pub of: u64,
+    /// Heights whose application state two nodes or more have given.
+    #[serde(default)]
+    pub app_states: u64,
 }
 
 /// What became of a step.

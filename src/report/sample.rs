@@ -361,7 +361,11 @@ pub(crate) fn passed() -> Report {
         scenario: "kill-one".into(),
         seed: 42,
         backend: BackendKind::Local,
-        coverage: Coverage { compared: 57, of: 57 },
+        coverage: Coverage {
+            compared: 57,
+            of: 57,
+            app_states: 57,
+        },
         findings: Vec::new(),
         steps: steps.collect(),
         faults: vec![

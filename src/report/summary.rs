@@ -267,8 +267,8 @@ fn heights(report: &Report) -> String {
     }
     let percent = coverage.compared.saturating_mul(100) / coverage.of;
     format!(
-        "quorum at {}; {} of {} ({percent} %) compared on two nodes or more",
-        coverage.of, coverage.compared, coverage.of
+        "{} of {} heights ({percent} %) compared on two nodes or more",
+        coverage.compared, coverage.of
     )
 }
 

@@ -309,3 +309,36 @@ fn a_fault_that_nobody_ended_leaves_a_doubt() {
         None,
     );
 }
+
+#[test]
+fn application_states_that_nobody_gave_are_missed() {
+    let played = |plan: &Plan, time: u64, states: bool| {
+        let mut sim = Sim::begin(plan);
+        sim.states = states;
+        sim.ready();
+        sim.run(time);
+        sim
+    };
+    let mut four = plan(4);
+    let report = played(&four, 5000, false).tear_down();
+    let finding = only(&report, "evidence/app-state", Class::Inconclusive, None);
+    assert_eq!(finding.height, Some(27));
+    assert_eq!(report.coverage.app_states, 0);
+
+    let report = played(&four, 5000, true).finish();
+    passes(&report);
+    assert!(report.coverage.app_states > 20, "{:?}", report.coverage);
+
+    // Each node at heights of its own: by chance nothing could be compared.
+    let mut sim = played(&four, 5000, false);
+    (0..4).for_each(|i| sim.state(i, 20 + i as u64, "S"));
+    let report = sim.finish();
+    passes(&report);
+    assert_eq!(report.coverage.app_states, 0);
+
+    // Too short, nothing to compare with, not asked for.
+    passes(&played(&four, 1000, false).tear_down());
+    assert_eq!(played(&plan(1), 5000, false).finish().verdict, Verdict::Passed);
+    four.invariants.off.insert(Invariant::AppState);
+    passes(&played(&four, 5000, false).finish());
+}

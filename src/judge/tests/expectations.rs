@@ -535,3 +535,115 @@ fn nodes_under_a_declared_fault_are_left_out_by_default() {
     passes(&report);
     assert_eq!(report.faults[0].revert_verified_ms, None);
 }
+
+/// A kill of node 0 for a second, and a recovery within two that is expected at once.
+fn killed() -> (Plan, usize, usize) {
+    let mut plan = plan(4);
+    let kill = plan.with_fault("k", FaultKind::Kill, &[0], Lasts::For(Ms(1000)));
+    let back = plan.with_expect(What::Recovery { of: "k".to_owned() }, None, Window::Within(Ms(2000)));
+    (plan, kill, back)
+}
+
+#[test]
+fn recovery_is_counted_from_the_verified_revert() {
+    // The node takes four seconds to answer again; the chain is asked for its two seconds from then on.
+    for (returns, met) in [(true, true), (false, false)] {
+        let (plan, kill, back) = killed();
+        let mut sim = Sim::up(&plan);
+        sim.kill(kill, 0);
+        sim.began(back);
+        sim.run(4000);
+        let answer = sim.judge.answer(back);
+        assert!(matches!(answer, Answer::Pending(_)), "{answer:?}");
+        sim.restart("k", 0);
+        if !returns {
+            sim.mode[0] = Mode::Stays;
+        }
+        sim.run(2400);
+        let answer = sim.judge.answer(back);
+        assert_eq!(matches!(answer, Answer::Met(_)), met, "{answer:?}");
+        sim.ended(back);
+        if met {
+            passes(&sim.finish());
+        } else {
+            caught(&sim.tear_down(), "expect/recovery", Class::LivenessFailed, Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_revert_that_fails_late_is_not_the_chains_fault() {
+    let (plan, kill, back) = killed();
+    let mut sim = Sim::up(&plan);
+    sim.kill(kill, 0);
+    sim.began(back);
+    sim.run(1000);
+    sim.fault("k", FaultState::Reverted);
+    sim.run(3000);
+    sim.fault("k", FaultState::RevertFailed);
+    let answer = sim.judge.answer(back);
+    assert!(matches!(answer, Answer::Inconclusive(_)), "{answer:?}");
+    sim.ended(back);
+    sim.run(3000);
+    let report = sim.tear_down();
+    only(&report, "infra/revert-failed", Class::Infrastructure, Some(0));
+    assert_eq!(report.steps[back].state, verdict::StepEnd::Inconclusive);
+}
+
+#[test]
+fn recovery_waits_while_a_step_ends_the_fault() {
+    let mut plan = plan(4);
+    let kill = plan.with_fault("k", FaultKind::Kill, &[0], Lasts::UntilHealed);
+    let heal = plan.with_heal("k");
+    let back = plan.with_expect(What::Recovery { of: "k".to_owned() }, None, Window::Within(Ms(2000)));
+    let mut sim = Sim::up(&plan);
+    sim.kill(kill, 0);
+    sim.began(back);
+    sim.began(heal);
+    sim.run(3000);
+    let answer = sim.judge.answer(back);
+    assert!(matches!(answer, Answer::Pending(_)), "{answer:?}");
+    // It is over and has ended nothing.
+    sim.ended(heal);
+    let answer = sim.judge.answer(back);
+    assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+}
+
+#[test]
+fn a_load_of_which_nothing_was_accepted_is_a_failure() {
+    let mut plan = plan(4);
+    let load = plan.step(
+        Some("l"),
+        Action::Load(Load {
+            id: "l".to_owned(),
+            rate: 20.0,
+            size: 100,
+            nodes: names(&[0]),
+            lasts: Ms(3000),
+        }),
+    );
+    for (accepted, fails) in [(0, true), (1, false), (61, false)] {
+        let mut sim = Sim::up(&plan);
+        sim.began(load);
+        for (sent, accepted) in [(20, 0), (61, accepted)] {
+            sim.run(1000);
+            sim.push(Record::Load {
+                id: "l".to_owned(),
+                sent,
+                accepted,
+                refused: sent - accepted,
+            });
+        }
+        sim.ended(load);
+        let report = sim.finish();
+        let seen = format!("sent 61, accepted {accepted}, refused {}", 61 - accepted);
+        assert_eq!(report.steps[load].seen, seen);
+        if fails {
+            let finding = only(&report, "expect/load", Class::ExpectationFailed, None);
+            assert_eq!((finding.step, &finding.seen), (Some(load), &seen));
+            assert_eq!(report.steps[load].state, verdict::StepEnd::Failed);
+        } else {
+            passes(&report);
+        }
+    }
+}

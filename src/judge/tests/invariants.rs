@@ -620,3 +620,72 @@ fn a_split_without_a_declared_halt_is_judged_too() {
         None
     );
 }
+
+#[test]
+fn silence_has_a_limit_of_its_own() {
+    let mut plan = plan(4);
+    plan.invariants.max_stall = Ms::secs(8);
+    for cause in [Silence::Refused, Silence::Broken, Silence::Timeout] {
+        for (time, found) in [(2400, false), (4400, true)] {
+            let mut sim = Sim::up(&plan);
+            sim.run(1000);
+            sim.mode[2] = Mode::Mute(cause);
+            sim.run(time);
+            sim.mode[2] = Mode::Follows;
+            sim.run(1000);
+            let report = sim.finish();
+            let code = if cause == Silence::Timeout {
+                "liveness/hang"
+            } else {
+                "liveness/silent"
+            };
+            if found {
+                only(&report, code, Class::LivenessFailed, Some(2));
+            } else {
+                passes(&report);
+            }
+        }
+    }
+    let mut sim = Sim::up(&plan);
+    sim.run(1000);
+    sim.mode[2] = Mode::Mute(Silence::Timeout);
+    sim.run(1000);
+    sim.push(Record::Late {
+        by: Ms(700),
+        interval: Ms(200),
+    });
+    sim.run(3400);
+    only(&sim.tear_down(), "evidence/starved", Class::Inconclusive, Some(2));
+}
+
+/// Node 1 is told to misbehave, a process of it ends, and it comes back.
+fn misbehaves(how: &str, asked: bool) -> Report {
+    let mut plan = plan(4);
+    let kind = FaultKind::Misbehave {
+        how: how.to_owned(),
+        byzantine: false,
+    };
+    let step = plan.with_fault("m", kind, &[1], Lasts::UntilHealed);
+    let mut sim = Sim::up(&plan);
+    sim.inject(step);
+    sim.run(1000);
+    sim.exited(1, asked);
+    sim.mode[1] = Mode::Mute(Silence::Refused);
+    sim.run(1000);
+    sim.restart("m", 1);
+    sim.run(2000);
+    sim.finish()
+}
+
+#[test]
+fn only_a_crash_excuses_a_node_that_dies() {
+    for how in ["crash", "crash@12"] {
+        passes(&misbehaves(how, false));
+    }
+    for how in ["wrong-hash", "hang@12", "go-back=3"] {
+        let report = misbehaves(how, false);
+        only(&report, "liveness/exit", Class::LivenessFailed, Some(1));
+        // Trialnet may start a node anew that cannot be told to stop misbehaving.
+        passes(&misbehaves(how, true));
+    }
+}
