@@ -635,6 +635,10 @@ async fn what_is_left_when_both_die_is_collected() {
     let (mut child, entry) = owner(dir.path()).await;
     // Halted, trialnet cannot clean up after its guard.
     end(child.0.id(), Signal::SIGSTOP);
+    until("trialnet is halted", async || {
+        table::look(child.0.id()).is_some_and(|seen| seen.run == RunState::Paused)
+    })
+    .await;
     end(entry.guard.pid, Signal::SIGKILL);
     until("only the escaped child", async || table::of_run(&entry.run).len() == 1).await;
     child.kill();
