@@ -14,12 +14,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Deployer, Trouble};
+use crate::backend::Deployer;
 use crate::chain::ChainAdapter;
 use crate::judge::{Answer, Judge};
 use crate::model::verdict::{Class, Report, Verdict};
 use crate::model::{FORMAT, Ms, Plan};
-use crate::record::{Clock, Event, NodeEvent, Record, Stamped};
+use crate::record::{Clock, Event, Record, Stamped};
 
 pub use probe::until;
 
@@ -111,8 +111,6 @@ pub async fn run(setup: Setup<'_>) -> Finished {
         waiting: Vec::new(),
         abort: abort.clone(),
         plan: Arc::clone(&plan),
-        ready: false,
-        tearing_down: false,
         leftovers: Vec::new(),
     };
     dispatcher.take(Record::Begin {
@@ -224,8 +222,6 @@ struct Dispatcher<'a> {
     waiting: Vec<Waiter>,
     abort: CancellationToken,
     plan: Arc<Plan>,
-    ready: bool,
-    tearing_down: bool,
     leftovers: Vec<String>,
 }
 
@@ -287,7 +283,6 @@ impl Dispatcher<'_> {
         self.last = self.last.max(self.clock.now());
         let stamped = Stamped { at: self.last, record };
         let findings = self.judge.feed(&stamped);
-        self.notice(&stamped.record);
         (self.sink)(Event::Record(stamped));
         for finding in findings {
             // What is proved or broken does not get better by waiting; a failed expectation ends its step by itself.
@@ -297,45 +292,6 @@ impl Dispatcher<'_> {
             (self.sink)(Event::Finding(finding));
         }
         self.answer_waiters();
-    }
-
-    /// Keeps what the dispatcher itself has to know; a node that ends before *ready* ends the run with its reason.
-    fn notice(&mut self, record: &Record) {
-        match record {
-            Record::Ready => self.ready = true,
-            Record::Phase(crate::record::Phase::TearingDown) => self.tearing_down = true,
-            Record::Node {
-                node,
-                event:
-                    NodeEvent::Exited {
-                        component,
-                        code,
-                        signal,
-                        asked: false,
-                        tail,
-                        ..
-                    },
-            } if !self.ready && !self.tearing_down => {
-                let how = match (code, signal) {
-                    (Some(code), _) => format!("exit code {code}"),
-                    (None, Some(signal)) => format!("signal {signal}"),
-                    (None, None) => "an unknown end".to_owned(),
-                };
-                let last = if tail.is_empty() {
-                    "its log is empty".to_owned()
-                } else {
-                    tail.join("\n")
-                };
-                let trouble = Trouble {
-                    code: "infra/exit-at-start".to_owned(),
-                    node: Some(node.clone()),
-                    expected: format!("{node} ({component}) runs until the network is ready"),
-                    seen: format!("{how}; the last lines of its log:\n{last}"),
-                };
-                self.take(trouble.into());
-            }
-            _ => {}
-        }
     }
 
     fn answer_waiters(&mut self) {

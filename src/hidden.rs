@@ -41,11 +41,8 @@ pub fn answer() -> Option<ExitCode> {
         .skip(1)
         .map(|arg| arg.to_str().unwrap_or_default())
         .collect();
-    let hidden = agent::is_hidden_call(&texts)
-        || matches!(
-            texts.as_slice(),
-            ["devnode", "--home", ..] | ["testnode", "--listen", ..]
-        );
+    let hidden =
+        agent::is_hidden_call(&texts) || matches!(texts.as_slice(), ["devnode", "--home", ..] | ["testnode", ..]);
     if !hidden {
         return None;
     }

@@ -209,10 +209,10 @@ fn measure(text: &str) -> Result<Measured, String> {
         let mut first = std::collections::BTreeMap::new();
         for line in &lines {
             let sample = &line["record"]["sample"];
-            if let Some(node) = sample["node"].as_str() {
-                if sample["height"].as_u64().unwrap_or(0) >= height {
-                    first.entry(node.to_owned()).or_insert_with(|| at(line));
-                }
+            if let Some(node) = sample["node"].as_str()
+                && sample["height"].as_u64().unwrap_or(0) >= height
+            {
+                first.entry(node.to_owned()).or_insert_with(|| at(line));
             }
         }
         first.values().max().map_or(0, |moment| moment.saturating_sub(spawned))

@@ -350,7 +350,7 @@ impl Guard {
             let (listen, name) = (def.listen, format!("{} -> {}", def.link.from, def.link.to));
             self.links.open(def).map_err(|error| {
                 trouble(
-                    "infra/address-taken",
+                    "infra/address",
                     format!("{listen} free for the link {name}"),
                     error.to_string(),
                 )
@@ -480,7 +480,7 @@ impl Guard {
         if let Some(unknown) = shapes.iter().find(|shape| !self.links.has(&shape.link)) {
             let link = &unknown.link;
             return Err(trouble(
-                "infra/unknown-link",
+                "infra/io",
                 "a link of the plan",
                 format!("{} -> {} ({}) was not reserved", link.from, link.to, link.port),
             ));
@@ -540,10 +540,7 @@ impl Guard {
             }
         );
         let expected = format!("a renewal of the leases within {}", self.setup.lease);
-        tell(
-            &self.say,
-            &Said::Trouble(trouble("infra/lease-expired", expected, seen)),
-        );
+        tell(&self.say, &Said::Trouble(trouble("infra/lease-lost", expected, seen)));
         self.revert();
     }
 
@@ -708,7 +705,7 @@ impl Guard {
 fn known<'a>(nodes: &'a mut BTreeMap<String, Node>, name: &str) -> Result<&'a mut Node, Trouble> {
     nodes.get_mut(name).ok_or_else(|| {
         node_trouble(
-            "infra/unknown-node",
+            "infra/io",
             name,
             "a node that was applied",
             "there is none of this name",

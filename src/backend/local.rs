@@ -401,7 +401,7 @@ impl Shared {
     fn view<T>(&self, node: &str, read: impl FnOnce(&View) -> T) -> Result<T, Trouble> {
         lock(&self.nodes).get(node).map(read).ok_or_else(|| {
             node_trouble(
-                "infra/unknown-node",
+                "infra/io",
                 node,
                 "a node that was applied",
                 "there is none of this name",

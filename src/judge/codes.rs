@@ -289,6 +289,61 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "Its log in the run folder says why.",
     ),
     (
+        "infra/guard-protocol",
+        "the guard said something that trialnet does not understand",
+        "Trialnet's executable was probably replaced in the middle of a run. Run the scenario again.",
+    ),
+    (
+        "infra/guard-setup",
+        "the guard could not be started",
+        "The words of the system stand in the finding. `trialnet doctor` checks what a guard needs.",
+    ),
+    (
+        "infra/guard-silent",
+        "the guard did not answer in time",
+        "The machine may be overloaded, or the guard was stopped by a signal.",
+    ),
+    (
+        "infra/home",
+        "a node's home could not be written or removed",
+        "The words of the system stand in the finding: permissions, or a full disk.",
+    ),
+    (
+        "infra/job-timeout",
+        "a program that prepares the chain did not end in time",
+        "What it printed stands in the finding.",
+    ),
+    (
+        "infra/no-addresses",
+        "every slot of loopback addresses is taken",
+        "Too many runs are up on this machine, or dead ones are left: `trialnet ps` shows them, `trialnet gc` removes what is left.",
+    ),
+    (
+        "infra/node-down",
+        "a node that an action needs is not running",
+        "It ended before, by itself or by another fault.",
+    ),
+    (
+        "infra/node-runs",
+        "a node that was to be started runs already",
+        "Only a node that is down can be started.",
+    ),
+    (
+        "infra/run-folder",
+        "the run folder cannot be used for logs and homes",
+        "The words of the system stand in the finding. Give another --run-dir if need be.",
+    ),
+    (
+        "infra/too-many-nodes",
+        "the network has more nodes than a slot of loopback addresses",
+        "The local backend runs up to 254 nodes.",
+    ),
+    (
+        "infra/torn-down",
+        "something was asked of a network that is being removed",
+        "It follows from an earlier end of the run; look at the first finding.",
+    ),
+    (
         "infra/internal",
         "a bug of trialnet",
         "A part of trialnet failed; the network was removed all the same. Please report it with the run folder.",

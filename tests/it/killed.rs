@@ -1,5 +1,7 @@
 //! Whatever happens to trialnet, nothing is left: SIGKILL at random moments, of trialnet and of its guard, and the polite signals.
 
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,7 +30,7 @@ kill = { nodes = ["validator-6"] }
 [[steps]]
 pause = { nodes = ["validator-5"] }
 [[steps]]
-delay = { nodes = ["all"], latency = "20ms" }
+delay = { nodes = ["all", "!validator-5", "!validator-6"], latency = "20ms" }
 [[steps]]
 wait = "1m"
 "#;
@@ -70,12 +72,18 @@ impl Trial {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 
+    /// The sockets at which the run listens now.
+    fn listened(&self) -> BTreeMap<String, String> {
+        let slot = self.entry().and_then(|entry| entry["slot"].as_u64());
+        slot.map(listeners).unwrap_or_default()
+    }
+
     fn records(&self) -> String {
         fs::read_to_string(self.folder().join("records.jsonl")).unwrap_or_default()
     }
 
     /// What is left of the run, in words.
-    fn left(&self, slot: Option<u64>) -> Vec<String> {
+    fn left(&self, listened: &BTreeMap<String, String>) -> Vec<String> {
         let mut left = processes(self.place.path());
         let homes = self.folder().join("homes");
         if homes.exists() {
@@ -84,14 +92,19 @@ impl Trial {
         if let Some(entry) = self.entry() {
             left.push(format!("the registry still has {entry}"));
         }
-        left.extend(slot.into_iter().flat_map(listeners));
+        let every = (0..=255).flat_map(listeners);
+        left.extend(
+            every
+                .filter(|(inode, _)| listened.contains_key(inode))
+                .map(|(_, what)| what),
+        );
         left
     }
 
     #[track_caller]
-    fn leaves_nothing(&self, slot: Option<u64>) {
+    fn leaves_nothing(&self, listened: &BTreeMap<String, String>) {
         until("something is left", || {
-            let left = self.left(slot);
+            let left = self.left(listened);
             if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
         });
     }
@@ -148,10 +161,10 @@ fn processes(place: &Path) -> Vec<String> {
     found
 }
 
-/// Sockets that listen at an address of a slot.
-fn listeners(slot: u64) -> Vec<String> {
+/// Sockets that listen at an address of a slot, by inode: the slot itself may be another run's a moment later.
+fn listeners(slot: u64) -> BTreeMap<String, String> {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     for line in table.lines().skip(1) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         // proc(5): the local address in hex with the bytes of the address reversed; state 0A is LISTEN.
@@ -159,7 +172,8 @@ fn listeners(slot: u64) -> Vec<String> {
             .map(|i| u64::from_str_radix(&fields[1][2 * i..2 * i + 2], 16).unwrap())
             .collect();
         if fields[3] == "0A" && octets[3] == 127 && octets[2] == slot {
-            found.push(format!("127.{slot}.{}.{} is listened at", octets[1], octets[0]));
+            let address = format!("127.{slot}.{}.{} is listened at", octets[1], octets[0]);
+            found.insert(fields[9].to_owned(), address);
         }
     }
     found
@@ -188,21 +202,23 @@ fn sigkill_of_trialnet_at_random_moments_leaves_nothing() {
     for _ in 0..trials() {
         let mut trial = Trial::start();
         random_moment();
-        let slot = trial.entry().and_then(|entry| entry["slot"].as_u64());
+        let listened = trial.listened();
         signal(u64::from(trial.child.id()), nix::sys::signal::Signal::SIGKILL);
-        trial.child.wait().unwrap();
-        trial.leaves_nothing(slot);
+        let status = trial.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "it was not running any more: {status}");
+        trial.leaves_nothing(&listened);
         trial.can_be_judged();
     }
 }
 
 #[test]
 fn sigkill_of_the_guard_at_random_moments_leaves_nothing() {
+    let mut struck = 0;
     for _ in 0..trials() {
         let mut trial = Trial::start();
         random_moment();
         let entry = trial.entry();
-        let slot = entry.as_ref().and_then(|entry| entry["slot"].as_u64());
+        let listened = trial.listened();
         let guard = entry.and_then(|entry| entry["guard"]["pid"].as_u64());
         let Some(guard) = guard else {
             // It was struck before there was a guard; nothing to try.
@@ -210,6 +226,7 @@ fn sigkill_of_the_guard_at_random_moments_leaves_nothing() {
             trial.child.wait().unwrap();
             continue;
         };
+        struck += 1;
         signal(guard, nix::sys::signal::Signal::SIGKILL);
         let status = trial.child.wait().unwrap();
         assert_eq!(
@@ -218,9 +235,10 @@ fn sigkill_of_the_guard_at_random_moments_leaves_nothing() {
             "{}",
             trial.records().lines().last().unwrap_or_default()
         );
-        trial.leaves_nothing(slot);
+        trial.leaves_nothing(&listened);
         trial.can_be_judged();
     }
+    assert!(2 * struck > trials(), "a guard was struck in {struck} trials only");
 }
 
 #[test]
@@ -234,9 +252,11 @@ fn polite_signals_interrupt_with_a_complete_run_folder() {
             assert!(begun.elapsed() < Duration::from_secs(60), "{}", trial.records());
             std::thread::sleep(Duration::from_millis(20));
         }
+        let listened = trial.listened();
+        assert!(!listened.is_empty());
         signal(u64::from(trial.child.id()), polite);
         assert_eq!(trial.child.wait().unwrap().code(), Some(3));
-        trial.leaves_nothing(None);
+        trial.leaves_nothing(&listened);
         let verdict: serde_json::Value =
             serde_json::from_slice(&fs::read(trial.folder().join("verdict.json")).unwrap()).unwrap();
         assert_eq!(verdict["verdict"], "interrupted");
@@ -259,9 +279,10 @@ fn a_second_signal_kills_what_does_not_end() {
         assert!(begun.elapsed() < Duration::from_secs(60), "{}", trial.records());
         std::thread::sleep(Duration::from_millis(20));
     }
+    let listened = trial.listened();
     for _ in 0..2 {
         signal(u64::from(trial.child.id()), nix::sys::signal::Signal::SIGTERM);
     }
     assert_eq!(trial.child.wait().unwrap().code(), Some(3));
-    trial.leaves_nothing(None);
+    trial.leaves_nothing(&listened);
 }

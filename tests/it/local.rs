@@ -312,7 +312,7 @@ async fn nodes_are_killed_stopped_paused_and_started() {
         log.contains("generation 1 ===") && log.contains("generation 2 ===\nended politely\n"),
         "{log}"
     );
-    assert_eq!(ops.kill("nobody").await.unwrap_err().code, "infra/unknown-node");
+    assert_eq!(ops.kill("nobody").await.unwrap_err().code, "infra/io");
     net.down().await;
 }
 
@@ -708,10 +708,7 @@ async fn a_cut_holds_open_and_new_connections_and_is_taken_back() {
         latency: Ms(0),
         jitter: Ms(0),
     };
-    assert_eq!(
-        net.local.shape(&[unknown]).await.unwrap_err().code,
-        "infra/unknown-link"
-    );
+    assert_eq!(net.local.shape(&[unknown]).await.unwrap_err().code, "infra/io");
     net.down().await;
 }
 
@@ -789,7 +786,7 @@ async fn faults_revert_when_nobody_renews_the_lease() {
         assert_eq!(net.run_state(0).await, RunState::Paused);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let seen = net.trouble("infra/lease-expired").await;
+    let seen = net.trouble("infra/lease-lost").await;
     assert!(seen.contains("1 links") && seen.contains("n-0"), "{seen}");
     until("it goes on", async || net.run_state(0).await == RunState::Running).await;
     net.wait_passes(0).await;

@@ -1,5 +1,9 @@
 //! The integration tests: one program, so that it is linked once.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails; what it measured or drew is shown when it does"
+)]
 
 mod chain;
 mod codes;

@@ -34,7 +34,7 @@ pub(super) struct Chosen {
 pub(super) fn of_port(addresses: &Addresses, node: &str, port: &str) -> Result<SocketAddr, Trouble> {
     let unknown = |what: &str| {
         node_trouble(
-            "infra/unknown-address",
+            "infra/io",
             node,
             format!("{what} that was reserved"),
             format!("no address for {node} {port}"),
@@ -95,7 +95,7 @@ pub(super) async fn choose(
 
 fn taken(error: &io::Error) -> Trouble {
     trouble(
-        "infra/address-taken",
+        "infra/address",
         "free ports on the loopback addresses",
         error.to_string(),
     )
@@ -120,7 +120,7 @@ fn check(wanted: &[Wanted], links: &[LinkId]) -> Result<(), Trouble> {
     {
         None => Ok(()),
         Some(LinkId { from, to, port }) => Err(trouble(
-            "infra/unknown-link",
+            "infra/io",
             "links between the nodes of the plan, to one of their ports",
             format!("{from} -> {to} ({port})"),
         )),
@@ -337,15 +337,12 @@ mod tests {
 
     #[test]
     fn unknown_links_and_too_many_nodes_are_refused() {
-        assert_eq!(
-            check(&wanted(2, 1), &[link(0, 7)]).unwrap_err().code,
-            "infra/unknown-link"
-        );
+        assert_eq!(check(&wanted(2, 1), &[link(0, 7)]).unwrap_err().code, "infra/io");
         let other = LinkId {
             port: "grpc".to_owned(),
             ..link(0, 1)
         };
-        assert_eq!(check(&wanted(2, 1), &[other]).unwrap_err().code, "infra/unknown-link");
+        assert_eq!(check(&wanted(2, 1), &[other]).unwrap_err().code, "infra/io");
         assert_eq!(check(&wanted(255, 1), &[]).unwrap_err().code, "infra/too-many-nodes");
         assert_eq!(check(&wanted(254, 1), &[link(0, 253)]), Ok(()));
     }

@@ -29,7 +29,7 @@ pub(super) async fn links(addresses: &Addresses, links: &[LinkId], limit: Ms) ->
         let Some(&address) = addresses.links.get(link) else {
             let LinkId { from, to, port } = link;
             let seen = format!("{from} -> {to} ({port}) was not reserved");
-            return Err(trouble("infra/unknown-link", "a link of the plan", seen));
+            return Err(trouble("infra/io", "a link of the plan", seen));
         };
         let open = received
             .as_ref()
