@@ -53,7 +53,7 @@ pub async fn run(cli: Cli, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
         Command::Validate(args) => validate::run(&args, ui),
         Command::Plan(args) => validate::plan(&args, ui),
         Command::List(args) => list::run(&args, ui),
-        Command::Ps => machine::ps(ui),
+        Command::Ps(args) => machine::ps(&args, ui),
         Command::Schema => texts::schema(ui),
         Command::Explain(args) => texts::explain(&args, ui),
         Command::Judge(args) => judge::run(&args, ui),
@@ -76,7 +76,7 @@ pub enum Command {
     /// List the scenarios in files and folders.
     List(ListArgs),
     /// Show the runs that are up on this machine, and what is left of dead ones.
-    Ps,
+    Ps(PsArgs),
     /// Print the JSON schema of scenario files.
     Schema,
     /// Explain the code of a problem or a finding; without a code, list all.
@@ -191,6 +191,14 @@ pub struct ListArgs {
     /// Files and folders.
     #[arg(value_name = "PATHS", default_value = ".", value_hint = ValueHint::AnyPath)]
     pub paths: Vec<PathBuf>,
+}
+
+/// `trialnet ps`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct PsArgs {
+    /// For CI: exit with 96 when anything is up or left over.
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// `trialnet explain`.

@@ -271,7 +271,7 @@ impl Dispatcher<'_> {
             Message::Answer(step, reply) => self.waiting.push(Waiter::Answer(step, reply)),
             Message::Settled(reply) => self.waiting.push(Waiter::Settled(reply)),
             Message::Missing(reply) => drop(reply.send(self.missing())),
-            Message::Verdict(reply) => drop(reply.send(self.judge.report().verdict)),
+            Message::Verdict(reply) => drop(reply.send(self.verdict_now())),
             Message::Leftovers(leftovers) => self.leftovers = leftovers,
         }
         self.answer_waiters();
@@ -292,6 +292,15 @@ impl Dispatcher<'_> {
             (self.sink)(Event::Finding(finding));
         }
         self.answer_waiters();
+    }
+
+    /// The verdict that the run would have if it ended now.
+    fn verdict_now(&self) -> Verdict {
+        let mut judge = self.judge.clone();
+        for record in [Record::Phase(crate::record::Phase::TearingDown), Record::End] {
+            judge.feed(&Stamped { at: self.last, record });
+        }
+        judge.report().verdict
     }
 
     fn answer_waiters(&mut self) {

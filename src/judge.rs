@@ -38,6 +38,10 @@ use crate::record::{Phase, Record, Stamped, StepState};
 /// Three intervals of the heartbeat (one second). A longer time without any observation of a node is a gap, not a stall.
 const GAP: Ms = Ms(3000);
 
+/// So long a conflict between nodes is held back until every node that answers has said what it has: the first two to speak do not
+/// show which of them is alone.
+const WITNESSES: Ms = Ms(2000);
+
 /// Folds records into findings.
 #[derive(Clone, Debug)]
 pub struct Judge {
@@ -202,7 +206,7 @@ impl Judge {
             [patience.map(|at| at + life.patience), life.certain_until()]
         });
         let joins = self.nodes.iter().map(|node| node.join_by);
-        let others = [self.stall_due(), settle]
+        let others = [self.stall_due(), settle, self.witnesses_due()]
             .into_iter()
             .chain(faults)
             .chain(joins)
@@ -414,7 +418,7 @@ impl Judge {
                         .decided
                         .get_or_insert((now, Answer::Failed(seen.clone())));
                 }
-                if !self.notes.about_step(code, step) {
+                if !self.notes.about_step(code, step) && !self.told_of_fault(code, step) {
                     self.find(Draft {
                         expected: expected.clone(),
                         seen: seen.clone(),

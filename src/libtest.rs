@@ -8,9 +8,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::cli::files;
 use crate::engine::{Cancel, Keep};
 use crate::model::verdict::{Report, Verdict};
-use crate::model::{BackendKind, Outcome, Plan};
+use crate::model::{BackendKind, Outcome};
 use crate::report::summary::{self, Context};
 use crate::run::{self, RunOptions};
+use crate::scenario::Loaded;
 use crate::{env, hidden};
 
 /// The `main` of a test target that runs every scenario below these files and folders (relative to the working directory, which is the package's under
@@ -58,7 +59,7 @@ fn trial(file: PathBuf) -> Trial {
 
 /// A program of the file's versions that is not on this machine.
 fn missing_program(file: &Path) -> Option<String> {
-    let plan = run::load(file, BackendKind::Local, None).ok()?;
+    let Loaded { plan, .. } = run::load(file, BackendKind::Local, None).ok()?;
     let used =
         |name: &String| plan.network.version == *name || plan.network.nodes.iter().any(|node| node.version == *name);
     let binaries = plan
@@ -80,9 +81,10 @@ fn on_path(binary: &str) -> bool {
 /// Runs a file and compares with what it says of itself.
 fn check(file: &Path) -> Result<(), Failed> {
     let seed = env::seed().map_err(|error| error.to_string())?;
-    let plan = run::load(file, BackendKind::Local, seed)
+    let loaded = run::load(file, BackendKind::Local, seed)
         .map_err(|diagnostics| diagnostics.render(crate::scenario::Look::PLAIN))?;
-    let (report, folder) = execute(file, plan.clone())?;
+    let plan = loaded.plan.clone();
+    let (report, folder) = execute(file, loaded)?;
     let wrong = match &plan.outcome {
         None if report.verdict == Verdict::Passed => return Ok(()),
         None => None,
@@ -104,7 +106,7 @@ fn check(file: &Path) -> Result<(), Failed> {
     Err(Failed::from(anstream::adapter::strip_str(&text).to_string()))
 }
 
-fn execute(file: &Path, plan: Plan) -> Result<(Report, PathBuf), Failed> {
+fn execute(file: &Path, loaded: Loaded) -> Result<(Report, PathBuf), Failed> {
     let exe = std::env::current_exe().map_err(|error| format!("find this program: {error}"))?;
     let runtime = hidden::runtime().map_err(|error| format!("start a runtime: {error}"))?;
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -118,7 +120,7 @@ fn execute(file: &Path, plan: Plan) -> Result<(Report, PathBuf), Failed> {
         cancel: Cancel::default(),
     };
     let done = runtime
-        .block_on(Box::pin(run::run(file, plan, options, |_, _| {})))
+        .block_on(Box::pin(run::run(loaded, options, |_, _| {})))
         .map_err(|error| error.to_string())?;
     if !done.leftovers.is_empty() {
         return Err(format!("left behind: {}", done.leftovers.join("; ")).into());

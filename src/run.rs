@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use crate::backend::local::{Local, LocalOptions, capabilities};
 use crate::chain::adapter;
 use crate::engine::{self, Cancel, Keep, Setup};
+use crate::model::BackendKind;
 use crate::model::verdict::Report;
-use crate::model::{BackendKind, Plan};
 use crate::record::Event;
 use crate::report::folder::{Folder, FolderError, default_path};
-use crate::scenario::{self, Diagnostics};
+use crate::scenario::{self, Diagnostics, Loaded};
 
 /// How a scenario is run.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub struct Done {
 ///
 /// # Errors
 /// Everything that is wrong with the file, at once.
-pub fn load(file: &Path, backend: BackendKind, seed: Option<u64>) -> Result<Plan, Diagnostics> {
+pub fn load(file: &Path, backend: BackendKind, seed: Option<u64>) -> Result<Loaded, Diagnostics> {
     scenario::load(
         file,
         &scenario::Options {
@@ -55,13 +55,12 @@ pub fn load(file: &Path, backend: BackendKind, seed: Option<u64>) -> Result<Plan
     )
 }
 
-/// Runs a plan on the backend that it names. `watch` sees every event after the run folder has it; the folder's path is its first argument.
+/// Runs a scenario on the backend that its plan names. `watch` sees every event after the run folder has it; the folder's path is its first argument.
 ///
 /// # Errors
 /// When the run folder cannot be used. Whatever else happens is in the report.
 pub async fn run(
-    file: &Path,
-    plan: Plan,
+    loaded: Loaded,
     options: RunOptions,
     mut watch: impl FnMut(&Path, &Event) + Send,
 ) -> Result<Done, FolderError> {
@@ -71,8 +70,8 @@ pub async fn run(
         exe,
         cancel,
     } = options;
+    let Loaded { plan, text } = loaded;
     let run = run_id();
-    let text = std::fs::read_to_string(file).unwrap_or_default();
     let path = match folder {
         Some(path) => path,
         None => default_path(Path::new("."), &plan.scenario, SystemTime::now(), &run)?,

@@ -39,14 +39,26 @@ pub struct Options<'a> {
     pub adapter: fn(ChainKind) -> &'static dyn ChainAdapter,
 }
 
+/// A scenario file that is sound.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it means.
+    pub plan: Plan,
+    /// The text that the plan was made from; the file may have changed since.
+    pub text: String,
+}
+
 /// Reads and checks a scenario file.
 ///
 /// # Errors
 /// Everything that is wrong with it, at once.
-pub fn load(path: &Path, options: &Options<'_>) -> Result<Plan, Diagnostics> {
+pub fn load(path: &Path, options: &Options<'_>) -> Result<Loaded, Diagnostics> {
     let name = path.display().to_string();
     match read(path) {
-        Ok(text) => load_text(&name, &text, options),
+        Ok(text) => {
+            let plan = load_text(&name, &text, options)?;
+            Ok(Loaded { plan, text })
+        }
         Err(why) => {
             let problem = Problem::new(explain::UNREADABLE, &(0..0), format!("the file cannot be read: {why}"))
                 .label("no text")

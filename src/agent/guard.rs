@@ -498,7 +498,8 @@ impl Guard {
                 },
                 Some(Tamper::HealNothing) => Shape {
                     cut: shape.cut || before.cut,
-                    ..shape
+                    latency: shape.latency.max(before.latency),
+                    jitter: shape.jitter.max(before.jitter),
                 },
                 _ => shape,
             }

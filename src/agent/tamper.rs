@@ -14,7 +14,7 @@ pub enum Tamper {
     CutNothing,
     /// When a link is cut, all are.
     CutMore,
-    /// A link that is cut stays cut (until the teardown).
+    /// A link that is cut or slow stays so (until the teardown).
     HealNothing,
     /// A kill does nothing.
     KillNothing,

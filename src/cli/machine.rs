@@ -2,9 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::GcArgs;
 use super::doctor::{self, Check};
 use super::ps::{self, Row, State};
+use super::{GcArgs, PsArgs};
 use crate::agent::registry::{self, Life, RunEntry};
 use crate::exit;
 use crate::model::Ms;
@@ -22,7 +22,7 @@ const WANTED_FILES: u64 = 4096;
 
 /// Lists the runs that are up, and what is left of dead ones.
 #[must_use]
-pub fn ps(ui: &Ui) -> u8 {
+pub fn ps(args: &PsArgs, ui: &Ui) -> u8 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().into();
     let row = |entry: RunEntry| Row {
         state: if entry.life() == Life::LeftOver {
@@ -38,7 +38,7 @@ pub fn ps(ui: &Ui) -> u8 {
     };
     let rows: Vec<_> = registry::list_runs().into_iter().map(row).collect();
     ui.out(&ps::render(&rows));
-    exit::PASSED
+    ps::code(&rows, args.check)
 }
 
 /// Removes what dead runs have left.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::exit;
 use crate::model::Ms;
 use crate::report::words::{count, table, tenths};
 
@@ -71,6 +72,16 @@ pub fn render(rows: &[Row]) -> String {
     text
 }
 
+/// The exit code of `ps`: with `--check`, anything that is up or left over fails.
+#[must_use]
+pub const fn code(rows: &[Row], check: bool) -> u8 {
+    if check && !rows.is_empty() {
+        exit::INFRASTRUCTURE
+    } else {
+        exit::PASSED
+    }
+}
+
 /// What `gc` removed or, after a dry run, would remove.
 #[must_use]
 pub fn render_gc(removed: &[String], dry_run: bool) -> String {
@@ -86,16 +97,29 @@ pub fn render_gc(removed: &[String], dry_run: bool) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn runs_as_a_table() {
-        let row = |run: &str, state, age| Row {
+    fn row(run: &str, state: State, age: Option<Ms>) -> Row {
+        Row {
             run: run.into(),
             scenario: "kill-one".into(),
             state,
             pid: 4711,
             age,
             folder: ".trialnet/runs/kill-one".into(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_check_fails_while_anything_is_there() {
+        for state in [State::Up, State::LeftOver] {
+            let rows = [row("a1", state, None)];
+            assert_eq!(code(&rows, true), exit::INFRASTRUCTURE, "{state:?}");
+            assert_eq!(code(&rows, false), exit::PASSED, "{state:?}");
+        }
+        assert_eq!(code(&[], true), exit::PASSED);
+    }
+
+    #[test]
+    fn runs_as_a_table() {
         insta::assert_snapshot!(render(&[
             row("a1b2c3", State::Up, Some(Ms(12_345))),
             row("d4", State::LeftOver, None)

@@ -8,11 +8,11 @@ use tokio::task::JoinSet;
 use super::{RunArgs, files};
 use crate::engine::{self, Cancel};
 use crate::exit;
-use crate::model::Plan;
-use crate::report::folder::given_paths;
+use crate::report::folder::{FolderError, given_paths};
 use crate::report::summary::left_behind;
 use crate::report::terminal::{Options, Terminal};
 use crate::run::{self, RunOptions};
+use crate::scenario::Loaded;
 use crate::ui::{Ui, paint};
 
 /// Runs scenarios; the exit code is the worst of all. `exe` answers the hidden subcommands.
@@ -29,27 +29,30 @@ pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
         }
     };
     // All files are checked before anything starts: a typo in the last one should not cost the time of the first.
-    let (plans, invalid) = load(args, ui, &files);
+    let (scenarios, invalid) = load(args, ui, &files);
     let mut codes = vec![exit::PASSED];
     if invalid > 0 {
         codes.push(exit::SCENARIO_INVALID);
-        if args.fail_fast || plans.is_empty() {
+        if args.fail_fast || scenarios.is_empty() {
             return exit::worst(codes);
         }
     }
-    let names: Vec<_> = plans.iter().map(|(_, plan)| plan.scenario.as_str()).collect();
+    let names: Vec<_> = scenarios
+        .iter()
+        .map(|(_, loaded)| loaded.plan.scenario.as_str())
+        .collect();
     let folders: Vec<Option<PathBuf>> = match &args.run_dir {
         Some(folder) => given_paths(folder, &names).into_iter().map(Some).collect(),
-        None => vec![None; plans.len()],
+        None => vec![None; scenarios.len()],
     };
-    let several = plans.len() > 1;
-    let mut waiting: VecDeque<_> = plans.into_iter().zip(folders).collect();
+    let several = scenarios.len() > 1;
+    let mut waiting: VecDeque<_> = scenarios.into_iter().zip(folders).collect();
     let mut running = JoinSet::new();
     loop {
         let failed = codes.iter().any(|code| *code != exit::PASSED);
         let stop = cancel.stop.is_cancelled() || (args.fail_fast && failed);
         while running.len() < args.jobs.get() && !stop {
-            let Some(((file, plan), folder)) = waiting.pop_front() else {
+            let Some(((file, loaded), folder)) = waiting.pop_front() else {
                 break;
             };
             let options = RunOptions {
@@ -58,7 +61,7 @@ pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
                 exe: exe.to_owned(),
                 cancel: cancel.clone(),
             };
-            running.spawn(Box::pin(one(file, plan, options, ui.clone(), several)));
+            running.spawn(Box::pin(one(file, loaded, options, ui.clone(), several)));
         }
         match running.join_next().await {
             Some(code) => codes.push(code.unwrap_or(exit::INTERNAL_ERROR)),
@@ -77,24 +80,24 @@ pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
     exit::worst(codes)
 }
 
-fn load(args: &RunArgs, ui: &Ui, files: &[PathBuf]) -> (Vec<(PathBuf, Plan)>, usize) {
-    let mut plans = Vec::new();
+fn load(args: &RunArgs, ui: &Ui, files: &[PathBuf]) -> (Vec<(PathBuf, Loaded)>, usize) {
+    let mut scenarios = Vec::new();
     let mut invalid = 0;
     for file in files {
         match run::load(file, args.backend.into(), args.seed) {
-            Ok(plan) => plans.push((file.clone(), plan)),
+            Ok(loaded) => scenarios.push((file.clone(), loaded)),
             Err(diagnostics) => {
                 invalid += 1;
                 ui.err(&diagnostics.render(super::validate::LOOK));
             }
         }
     }
-    (plans, invalid)
+    (scenarios, invalid)
 }
 
-async fn one(file: PathBuf, plan: Plan, options: RunOptions, ui: Ui, several: bool) -> u8 {
+async fn one(file: PathBuf, loaded: Loaded, options: RunOptions, ui: Ui, several: bool) -> u8 {
     let mut terminal = None;
-    let shown = plan.clone();
+    let shown = loaded.plan.clone();
     let watch = |folder: &Path, event: &crate::record::Event| {
         let options = || Options {
             several,
@@ -105,7 +108,7 @@ async fn one(file: PathBuf, plan: Plan, options: RunOptions, ui: Ui, several: bo
             .get_or_insert_with(|| Terminal::new(&ui, &shown, options()))
             .event(event);
     };
-    match Box::pin(run::run(&file, plan, options, watch)).await {
+    match Box::pin(run::run(loaded, options, watch)).await {
         Ok(done) => {
             if let Some(text) = left_behind(&done.leftovers) {
                 ui.err(&paint::bad(&text));
@@ -114,8 +117,17 @@ async fn one(file: PathBuf, plan: Plan, options: RunOptions, ui: Ui, several: bo
         }
         Err(error) => {
             ui.error(&error, Some(error.help()));
-            exit::INFRASTRUCTURE
+            refused(&error)
         }
+    }
+}
+
+/// The exit code of a run that had no folder to write to.
+const fn refused(error: &FolderError) -> u8 {
+    match error {
+        // Only `--run-dir` can name a folder that is not new.
+        FolderError::Exists(_) => exit::USAGE,
+        _ => exit::INFRASTRUCTURE,
     }
 }
 
@@ -132,5 +144,21 @@ impl From<super::Keep> for engine::Keep {
             super::Keep::OnFailure => Self::OnFailure,
             super::Keep::Always => Self::Always,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_folder_in_use_is_a_bad_command_line() {
+        let used = tempfile::tempdir().unwrap();
+        std::fs::write(used.path().join("evidence"), "").unwrap();
+        let plan = crate::report::sample::plan();
+        let error = crate::report::folder::Folder::create(used.path(), &plan, "").unwrap_err();
+        assert_eq!(refused(&error), exit::USAGE, "{error}");
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(refused(&full.into()), exit::INFRASTRUCTURE);
     }
 }

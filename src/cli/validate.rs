@@ -1,7 +1,7 @@
 //! `trialnet validate` and `trialnet plan`: everything that can be said without starting anything.
 
 use super::{PlanArgs, ValidateArgs, files, plan};
-use crate::scenario::Look;
+use crate::scenario::{Loaded, Look};
 use crate::ui::Ui;
 use crate::{exit, run};
 
@@ -22,7 +22,7 @@ pub fn run(args: &ValidateArgs, ui: &Ui) -> u8 {
     };
     for file in files {
         match run::load(&file, args.backend.into(), None) {
-            Ok(plan) => {
+            Ok(Loaded { plan, .. }) => {
                 let (nodes, steps) = (plan.network.nodes.len(), plan.steps.len());
                 ui.out(&format!("{}: valid ({nodes} nodes, {steps} steps)", file.display()));
             }
@@ -39,7 +39,7 @@ pub fn run(args: &ValidateArgs, ui: &Ui) -> u8 {
 #[must_use]
 pub fn plan(args: &PlanArgs, ui: &Ui) -> u8 {
     match run::load(&args.file, args.backend.into(), args.seed) {
-        Ok(plan) => {
+        Ok(Loaded { plan, .. }) => {
             if args.json {
                 ui.out(&serde_json::to_string_pretty(&plan).expect("a plan has only text keys and finite numbers"));
             } else {

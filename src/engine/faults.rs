@@ -20,8 +20,10 @@ use crate::record::{FaultState, Record};
 
 /// How long a node has between SIGTERM and SIGKILL in a `stop` or `restart`.
 const STOP_GRACE: Ms = Ms::secs(10);
-/// How long the effect of a fault may take to be seen.
+/// How long the effect of a fault may take to be seen; and how long, after a revert, what trialnet alone puts back: links, halted processes.
 const VERIFY: Ms = Ms::secs(5);
+/// How long before its end a timed fault is looked at for the last time; a look takes two probes of a link.
+const LAST_LOOK: Ms = Ms(700);
 /// How often a revert is tried.
 const REVERT_TRIES: u32 = 3;
 
@@ -38,6 +40,10 @@ pub(super) enum Request {
     EndAll(oneshot::Sender<Result<(), String>>),
     /// Open links and resume nodes, and do not wait: the network is about to be removed.
     Release(oneshot::Sender<()>),
+    /// From the keeper's own jobs: the effect of a fault was seen at this moment, so its time runs.
+    Runs(String, Instant),
+    /// From the keeper's own jobs: these faults have been looked at for the last time and end now.
+    Revert(Vec<String>, oneshot::Sender<Result<(), String>>),
 }
 
 /// Asks the keeper.
@@ -65,6 +71,8 @@ struct Active {
     /// Targets that a `start` step has brought back since.
     started: BTreeSet<NodeName>,
     ends: Option<Instant>,
+    /// When it is looked at for the last time before that.
+    last_look: Option<Instant>,
 }
 
 /// What a node has to be under the faults that are on.
@@ -88,8 +96,10 @@ pub(super) struct Keeper {
     present: BTreeSet<NodeName>,
     /// Ids of faults that were on and have ended.
     ended: BTreeSet<String>,
-    /// Reverts whose verification is under way.
-    verifying: JoinSet<()>,
+    /// Everything that takes time: effects and reverts that are being verified, nodes that stop or start.
+    jobs: JoinSet<()>,
+    /// Where jobs report to.
+    requests: mpsc::WeakUnboundedSender<Request>,
 }
 
 impl Keeper {
@@ -101,7 +111,7 @@ impl Keeper {
             .map(|node| node.name.clone())
             .collect();
         let ops = Arc::clone(&prober.ops);
-        let (on, ended, verifying) = (Vec::new(), BTreeSet::new(), JoinSet::new());
+        let (on, ended, jobs) = (Vec::new(), BTreeSet::new(), JoinSet::new());
         let mut keeper = Self {
             plan,
             ops,
@@ -110,19 +120,25 @@ impl Keeper {
             on,
             present,
             ended,
-            verifying,
+            jobs,
+            requests: requests.downgrade(),
         };
         tokio::spawn(async move {
             loop {
-                let next = keeper.on.iter().filter_map(|active| active.ends).min();
+                let next = keeper
+                    .on
+                    .iter()
+                    .filter_map(|active| active.last_look.or(active.ends))
+                    .min();
                 tokio::select! {
                     biased;
+                    // What is due comes first: nothing that anybody asks for may keep a fault on.
+                    () = at(next) => Box::pin(keeper.end_timed()).await,
                     request = inbox.recv() => match request {
                         Some(request) => Box::pin(keeper.handle(request)).await,
                         None => return,
                     },
-                    () = at(next) => Box::pin(keeper.end_timed()).await,
-                    Some(_) = keeper.verifying.join_next() => {}
+                    Some(_) = keeper.jobs.join_next() => {}
                 }
             }
         });
@@ -131,13 +147,23 @@ impl Keeper {
 
     async fn handle(&mut self, request: Request) {
         match request {
-            Request::Inject(fault, targets, reply) => drop(reply.send(self.inject(fault, targets).await)),
-            Request::Heal(ids, reply) => self.heal(&ids, reply).await,
-            Request::Start(nodes, reply) => drop(reply.send(self.start(&nodes).await)),
+            Request::Inject(fault, targets, reply) => self.inject(fault, targets, reply).await,
+            Request::Heal(ids, reply) => self.heal(ids, reply),
+            Request::Start(nodes, reply) => self.start(nodes, reply).await,
             Request::EndAll(reply) => {
-                let ids: Vec<_> = self.on.iter().rev().map(|active| active.fault.id.clone()).collect();
-                self.heal(&ids, reply).await;
+                let ids = self.on.iter().rev().map(|active| active.fault.id.clone()).collect();
+                self.heal(ids, reply);
             }
+            Request::Runs(id, since) => {
+                if let Some(active) = self.on.iter_mut().find(|active| active.fault.id == id)
+                    && let Lasts::For(duration) = active.fault.lasts
+                {
+                    let ends = since + duration.duration();
+                    active.ends = Some(ends);
+                    active.last_look = ends.checked_sub(LAST_LOOK.duration()).filter(|look| *look > since);
+                }
+            }
+            Request::Revert(ids, reply) => self.revert_all(&ids, reply).await,
             Request::Release(reply) => {
                 self.release().await;
                 let _ = reply.send(());
@@ -145,98 +171,83 @@ impl Keeper {
         }
     }
 
-    /// Injects a fault and verifies its effect.
-    async fn inject(&mut self, fault: Fault, targets: Vec<NodeName>) -> Result<(), String> {
-        let id = fault.id.clone();
-        let record = |state, detail: String| fault_record(&id, state, &targets, detail);
-        self.desk
-            .record(record(FaultState::Planned, fault.kind.word().to_owned()));
+    /// Injects a fault; its effect is verified beside whatever else happens.
+    async fn inject(&mut self, fault: Fault, targets: Vec<NodeName>, reply: Reply) {
+        self.desk.record(fault_record(
+            &fault.id,
+            FaultState::Planned,
+            &targets,
+            fault.kind.word().to_owned(),
+        ));
         let active = Active {
-            fault: fault.clone(),
-            targets: targets.clone(),
+            fault,
+            targets,
             started: BTreeSet::new(),
             ends: None,
+            last_look: None,
         };
-        let done = match fault.kind {
-            FaultKind::Restart => return self.restart(&active).await,
-            _ => {
-                self.on.push(active.clone());
-                self.strike(&active).await
+        if active.fault.kind == FaultKind::Restart {
+            return self.restart(active, reply);
+        }
+        self.on.push(active.clone());
+        let mut struck = Ok(());
+        // Shapes are set here, one after the other, since each call says the state of every link.
+        if is_link_fault(&active.fault.kind) {
+            struck = self.ops.shape(&shapes(&self.plan, &self.on)).await;
+        }
+        let look = self.look_for(&active);
+        let (desk, prober, requests) = (self.desk.clone(), self.prober.clone(), self.requests.clone());
+        self.jobs.spawn(async move {
+            let seen = match struck {
+                Ok(()) => strike(&prober, &active).await,
+                Err(trouble) => Err(trouble),
+            };
+            let record =
+                |state, detail: String| desk.record(fault_record(&active.fault.id, state, &active.targets, detail));
+            if let Err(trouble) = seen {
+                // Half of it may be done, so it stays on and is reverted like any other.
+                desk.record(trouble.clone().into());
+                drop(reply.send(Err(trouble.to_string())));
+                return;
             }
-        };
-        if let Err(trouble) = done {
-            // Half of it may be done, so it stays on and is reverted like any other.
-            self.desk.record(trouble.clone().into());
-            return Err(trouble.to_string());
-        }
-        self.desk.record(record(FaultState::Injected, String::new()));
-        let seen = self.effect(&active).await.inspect_err(|seen| {
-            self.desk.record(record(FaultState::NoEffect, seen.clone()));
-        })?;
-        self.desk.record(record(FaultState::Verified, seen));
-        if let (Lasts::For(duration), Some(active)) = (fault.lasts, self.on.last_mut()) {
-            active.ends = Some(Instant::now() + duration.duration());
-        }
-        Ok(())
+            record(FaultState::Injected, String::new());
+            let effect = look.verify(&prober).await;
+            let since = Instant::now();
+            match effect {
+                Ok(seen) => {
+                    record(FaultState::Verified, seen);
+                    if let Some(requests) = requests.upgrade() {
+                        drop(requests.send(Request::Runs(active.fault.id.clone(), since)));
+                    }
+                    drop(reply.send(Ok(())));
+                }
+                Err(seen) => {
+                    record(FaultState::NoEffect, seen.clone());
+                    drop(reply.send(Err(seen)));
+                }
+            }
+        });
     }
 
-    /// Does to nodes and links what the fault says.
-    async fn strike(&self, Active { fault, targets, .. }: &Active) -> Result<(), Trouble> {
-        match &fault.kind {
-            FaultKind::Kill => try_join_all(targets.iter().map(|node| self.ops.kill(node)))
-                .await
-                .map(drop),
-            FaultKind::Pause => try_join_all(targets.iter().map(|node| self.ops.pause(node)))
-                .await
-                .map(drop),
-            FaultKind::Stop => try_join_all(targets.iter().map(|node| self.ops.stop(node, STOP_GRACE)))
-                .await
-                .map(drop),
-            FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
-                self.ops.shape(&shapes(&self.plan, &self.on)).await
-            }
-            FaultKind::Misbehave { how, .. } => {
-                let tell = targets.iter().map(|node| self.tell(node, Some(how)));
-                try_join_all(tell).await.map(drop)
-            }
-            FaultKind::Restart => Ok(()),
-        }
-    }
-
-    /// Tells a devnode to misbehave, or to behave.
-    async fn tell(&self, node: &str, how: Option<&str>) -> Result<(), Trouble> {
-        let Some(rpc) = self.prober.rpc.get(node) else {
-            return Ok(());
-        };
-        let told = match how {
-            Some(how) => rpc.misbehave(how).await,
-            None => rpc.behave().await,
-        };
-        told.map_err(|error| Trouble {
-            code: "infra/rpc".to_owned(),
-            node: Some(node.to_owned()),
-            expected: format!("{node} takes the order {}", how.unwrap_or("to behave")),
-            seen: error.to_string(),
-        })
-    }
-
-    /// Verifies the effect of a fault from outside the injector.
-    async fn effect(&self, active: &Active) -> Result<String, String> {
+    /// What has to be seen while a fault is on, given the other faults of this moment.
+    fn look_for(&self, active: &Active) -> Look {
         let Active { fault, targets, .. } = active;
         match &fault.kind {
-            FaultKind::Kill | FaultKind::Stop => all(targets.iter().map(|node| self.prober.gone(node, VERIFY))).await,
-            FaultKind::Pause => all(targets.iter().map(|node| self.prober.paused(node, VERIFY))).await,
+            FaultKind::Kill | FaultKind::Stop => Look::Gone(targets.clone()),
+            FaultKind::Pause => Look::Paused(targets.clone()),
             FaultKind::Partition { .. } | FaultKind::Isolate { .. } => {
-                let cut = self.live(links_of(&self.plan, active));
                 let shapes = shapes(&self.plan, &self.on);
                 let clear = |link: &LinkId| !shapes.iter().any(|shape| shape.link == *link);
-                let open = self.live(all_links(&self.plan).into_iter().filter(clear).collect());
-                self.prober.cut(&cut, &open, VERIFY).await
+                let cut = self.live(links_of(&self.plan, active));
+                Look::Cut {
+                    cut,
+                    open: self.live(all_links(&self.plan).into_iter().filter(clear).collect()),
+                }
             }
             FaultKind::Delay { latency, jitter, .. } => {
                 let shapes = shapes(&self.plan, &self.on);
                 let cut = |link: &LinkId| shapes.iter().any(|shape| shape.link == *link && shape.cut);
-                let links: Vec<_> = self
+                let links = self
                     .live(links_of(&self.plan, active))
                     .into_iter()
                     .filter(|link| !cut(link))
@@ -247,72 +258,115 @@ impl Keeper {
                     .map(|shape| shape.latency + shape.jitter)
                     .max()
                     .unwrap_or_default();
-                self.prober
-                    .slow(
-                        &links,
-                        Ms(latency.0.saturating_sub(jitter.0)),
-                        Ms(most.0 * 2),
-                        VERIFY + *latency,
-                    )
-                    .await
+                Look::Slow {
+                    links,
+                    least: Ms(latency.0.saturating_sub(jitter.0)),
+                    most: Ms(most.0 * 2),
+                }
             }
-            FaultKind::Misbehave { how, .. } => Ok(format!("the node confirms {how}")),
-            FaultKind::Restart => Ok(String::new()),
+            FaultKind::Misbehave { how, .. } => Look::Misbehaving {
+                targets: targets.clone(),
+                how: how.clone(),
+                limit: self.plan.limits.run,
+            },
+            FaultKind::Restart => Look::Gone(Vec::new()),
         }
     }
 
-    /// Stops and starts nodes; all five states of its life in one go.
-    async fn restart(&mut self, active: &Active) -> Result<(), String> {
-        let Active { fault, targets, .. } = active;
-        let record = |state, detail: String| self.desk.record(fault_record(&fault.id, state, targets, detail));
-        let old = try_join_all(targets.iter().map(|node| self.prober.generation(node))).await?;
-        if let Some(node) = targets
+    /// Stops and starts nodes; all five states of a fault's life in one go.
+    fn restart(&mut self, active: Active, reply: Reply) {
+        if let Some(node) = active
+            .targets
             .iter()
             .find(|node| want(&self.on, &self.present, node) != Want::Running)
         {
-            return Err(format!("{node} is held by another fault and cannot be restarted"));
+            drop(reply.send(Err(format!("{node} is held by another fault and cannot be restarted"))));
+            return;
         }
-        let stopping = targets.iter().map(|node| self.ops.stop(node, STOP_GRACE));
-        let starting = |trouble: Trouble| {
-            self.desk.record(trouble.clone().into());
-            trouble.to_string()
-        };
-        try_join_all(stopping).await.map_err(starting)?;
-        record(FaultState::Injected, String::new());
-        let gone = all(targets.iter().map(|node| self.prober.gone(node, VERIFY))).await;
-        let gone = gone.inspect_err(|seen| record(FaultState::NoEffect, seen.clone()))?;
-        record(FaultState::Verified, gone);
-        try_join_all(targets.iter().map(|node| self.ops.start(node)))
-            .await
-            .map_err(starting)?;
-        record(FaultState::Reverted, String::new());
-        let limit = self.plan.limits.start;
-        let back = all(targets
-            .iter()
-            .zip(old)
-            .map(|(node, old)| self.prober.answering(node, Some(old), limit)))
-        .await;
-        let back = back.inspect_err(|seen| record(FaultState::RevertFailed, seen.clone()))?;
-        record(FaultState::RevertVerified, back);
-        self.ended.insert(fault.id.clone());
-        Ok(())
+        self.ended.insert(active.fault.id.clone());
+        let (desk, prober, limit) = (self.desk.clone(), self.prober.clone(), self.plan.limits.start);
+        self.jobs.spawn(async move {
+            drop(reply.send(restart(&desk, &prober, &active, limit).await));
+        });
     }
 
-    /// Ends the timed faults that are due. Their reverts are verified beside whatever else happens.
+    /// Looks for the last time at the timed faults that end soon, and ends those that are due.
     async fn end_timed(&mut self) {
         let now = Instant::now();
-        let due: Vec<_> = (self.on.iter())
-            .filter(|active| active.ends.is_some_and(|ends| ends <= now))
+        let mut looks = Vec::new();
+        for active in &mut self.on {
+            if active.last_look.is_some_and(|look| look <= now) {
+                active.last_look = None;
+                looks.push(active.clone());
+            }
+        }
+        for active in looks {
+            let (look, desk, prober) = (self.last_look(&active), self.desk.clone(), self.prober.clone());
+            self.jobs.spawn(async move {
+                let seen = look.verify(&prober).await;
+                // What is seen after the end says nothing about the time before it.
+                if active.ends.is_some_and(|ends| Instant::now() < ends) {
+                    vanished(&desk, &active, seen);
+                }
+            });
+        }
+        let due = |active: &&Active| active.ends.is_some_and(|ends| ends <= now);
+        let ids: Vec<_> = self
+            .on
+            .iter()
+            .filter(due)
             .map(|active| active.fault.id.clone())
             .collect();
-        for id in due {
+        if !ids.is_empty() {
             let (reply, _ignored) = oneshot::channel();
-            self.heal(&[id], reply).await;
+            self.revert_all(&ids, reply).await;
+        }
+    }
+
+    /// Looks at faults for the last time; then they end, in the order given.
+    fn heal(&mut self, ids: Vec<String>, reply: Reply) {
+        let on: Vec<_> = self
+            .on
+            .iter()
+            .filter(|active| ids.contains(&active.fault.id))
+            .cloned()
+            .collect();
+        let looks: Vec<_> = on.into_iter().map(|active| (self.last_look(&active), active)).collect();
+        let (desk, prober, requests) = (self.desk.clone(), self.prober.clone(), self.requests.clone());
+        self.jobs.spawn(async move {
+            join_all(looks.iter().map(|(look, active)| async {
+                let seen = look.verify(&prober).await;
+                let ended = active.ends.is_some_and(|ends| Instant::now() >= ends);
+                if !ended {
+                    vanished(&desk, active, seen);
+                }
+            }))
+            .await;
+            if let Some(requests) = requests.upgrade() {
+                drop(requests.send(Request::Revert(ids, reply)));
+            }
+        });
+    }
+
+    /// What a fault's last look looks for; what cannot be told for certain at a glance is not looked at.
+    fn last_look(&self, active: &Active) -> Look {
+        let held = |nodes: &[NodeName]| {
+            nodes
+                .iter()
+                .filter(|node| !active.started.contains(*node))
+                .cloned()
+                .collect()
+        };
+        match self.look_for(active) {
+            Look::Gone(nodes) if active.fault.lasts != Lasts::Platform => Look::Gone(held(&nodes)),
+            Look::Paused(nodes) => Look::Paused(nodes),
+            Look::Cut { cut, .. } => Look::Cut { cut, open: Vec::new() },
+            _ => Look::Gone(Vec::new()),
         }
     }
 
     /// Ends faults, in the order given; the reply comes when all reverts are verified.
-    async fn heal(&mut self, ids: &[String], reply: oneshot::Sender<Result<(), String>>) {
+    async fn revert_all(&mut self, ids: &[String], reply: Reply) {
         let mut verifications = Vec::new();
         for id in ids {
             let Some(position) = self.on.iter().position(|active| active.fault.id == *id) else {
@@ -325,14 +379,7 @@ impl Keeper {
                     .record(fault_record(id, FaultState::AlreadyEnded, &targets, String::new()));
                 continue;
             };
-            // A fault whose effect has gone by itself was not there all the time that it was taken to be.
-            let active = self.on[position].clone();
-            if let Err(seen) = self.still_on(&active).await {
-                let detail = format!("its effect vanished before its end: {seen}");
-                self.desk
-                    .record(fault_record(id, FaultState::NoEffect, &active.targets, detail));
-            }
-            self.on.remove(position);
+            let active = self.on.remove(position);
             self.ended.insert(id.clone());
             verifications.push((active.clone(), self.revert(&active).await));
         }
@@ -342,7 +389,7 @@ impl Keeper {
             .into_iter()
             .map(|(active, done)| (self.back(&active), active, done))
             .collect();
-        self.verifying.spawn(async move {
+        self.jobs.spawn(async move {
             let verified = join_all(jobs.into_iter().map(|(back, active, done)| {
                 let (desk, prober) = (&desk, &prober);
                 async move {
@@ -365,24 +412,6 @@ impl Keeper {
             .await;
             drop(reply.send(verified.into_iter().collect()));
         });
-    }
-
-    /// A cheap look at whether the fault still has its effect just before it is ended.
-    async fn still_on(&self, active: &Active) -> Result<(), String> {
-        let targets = active.targets.iter().filter(|node| !active.started.contains(*node));
-        match active.fault.kind {
-            FaultKind::Kill | FaultKind::Stop if active.fault.lasts != Lasts::Platform => {
-                all(targets.map(|node| self.prober.gone(node, Ms(500)))).await.map(drop)
-            }
-            FaultKind::Pause => all(targets.map(|node| self.prober.paused(node, Ms(500))))
-                .await
-                .map(drop),
-            FaultKind::Partition { .. } | FaultKind::Isolate { .. } => {
-                let links = self.live(links_of(&self.plan, active));
-                self.prober.cut(&links, &[], Ms(500)).await.map(drop)
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Takes a fault's effect back (it is no longer in the set): nodes and links become what the set says.
@@ -451,7 +480,7 @@ impl Keeper {
 
     /// Makes a node behave: by telling it, or by a restart when it does not listen.
     async fn tame(&self, node: &str) -> Result<(), Trouble> {
-        if self.tell(node, None).await.is_ok() {
+        if tell(&self.prober, node, None).await.is_ok() {
             return Ok(());
         }
         self.ops.stop(node, Ms(500)).await?;
@@ -464,25 +493,33 @@ impl Keeper {
             FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
                 let shapes = shapes(&self.plan, &self.on);
                 let clear = |link: &LinkId| !shapes.iter().any(|shape| shape.link == *link);
-                Back::Links(
-                    self.live(links_of(&self.plan, active))
-                        .into_iter()
-                        .filter(clear)
-                        .collect(),
-                )
+                let links = self
+                    .live(links_of(&self.plan, active))
+                    .into_iter()
+                    .filter(clear)
+                    .collect();
+                // A link that is still as slow as the fault made it at least is not healed.
+                let below = match &active.fault.kind {
+                    FaultKind::Delay { latency, jitter, .. } => Some(Ms(latency.0.saturating_sub(jitter.0))),
+                    _ => None,
+                };
+                Back::Links(links, below)
             }
-            _ => Back::Nodes(
-                (active.targets.iter())
-                    .filter(|node| want(&self.on, &self.present, node) == Want::Running)
-                    .cloned()
-                    .collect(),
-            ),
+            kind => {
+                let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+                let nodes = active.targets.iter().filter(up).cloned().collect();
+                if *kind == FaultKind::Pause {
+                    Back::Resumed(nodes)
+                } else {
+                    Back::Nodes(nodes)
+                }
+            }
         }
     }
 
     /// Starts nodes: those not yet started, and those that a kill or stop holds down (whose fault ends with its last target).
-    async fn start(&mut self, nodes: &[NodeName]) -> Result<(), String> {
-        for node in nodes {
+    async fn start(&mut self, nodes: Vec<NodeName>, reply: Reply) {
+        for node in &nodes {
             self.present.insert(node.clone());
             for active in &mut self.on {
                 if matches!(active.fault.kind, FaultKind::Kill | FaultKind::Stop) && active.targets.contains(node) {
@@ -491,23 +528,36 @@ impl Keeper {
             }
         }
         let down = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
-        let started = try_join_all(nodes.iter().filter(down).map(|node| self.raise(node))).await;
-        if let Err(trouble) = started {
+        if let Err(trouble) = try_join_all(nodes.iter().filter(down).map(|node| self.raise(node))).await {
             self.desk.record(trouble.clone().into());
-            return Err(trouble.to_string());
+            drop(reply.send(Err(trouble.to_string())));
+            return;
         }
-        let limit = self.plan.limits.start;
-        let seen = all(nodes.iter().map(|node| self.prober.answering(node, None, limit))).await?;
-        let over =
-            |active: &Active| !active.started.is_empty() && active.targets.iter().all(|t| active.started.contains(t));
-        for active in self.on.extract_if(.., |active| over(active)) {
-            for state in [FaultState::Reverted, FaultState::RevertVerified] {
-                self.desk
-                    .record(fault_record(&active.fault.id, state, &active.targets, seen.clone()));
+        let whole = |active: &Active| {
+            !active.started.is_empty() && active.targets.iter().all(|target| active.started.contains(target))
+        };
+        let over: Vec<_> = self.on.extract_if(.., |active| whole(active)).collect();
+        for active in &over {
+            self.ended.insert(active.fault.id.clone());
+            self.desk.record(fault_record(
+                &active.fault.id,
+                FaultState::Reverted,
+                &active.targets,
+                String::new(),
+            ));
+        }
+        let (desk, prober, limit) = (self.desk.clone(), self.prober.clone(), self.plan.limits.start);
+        self.jobs.spawn(async move {
+            let seen = all(nodes.iter().map(|node| prober.answering(node, None, limit))).await;
+            let (state, detail) = match &seen {
+                Ok(seen) => (FaultState::RevertVerified, seen.clone()),
+                Err(seen) => (FaultState::RevertFailed, seen.clone()),
+            };
+            for active in &over {
+                desk.record(fault_record(&active.fault.id, state, &active.targets, detail.clone()));
             }
-            self.ended.insert(active.fault.id);
-        }
-        Ok(())
+            drop(reply.send(seen.map(drop)));
+        });
     }
 
     /// Opens every link and resumes every node, without looking back.
@@ -541,19 +591,149 @@ impl Keeper {
     }
 }
 
+/// The answer to whoever asked the keeper.
+type Reply = oneshot::Sender<Result<(), String>>;
+
+/// What has to be seen while a fault is on.
+enum Look {
+    Gone(Vec<NodeName>),
+    Paused(Vec<NodeName>),
+    Cut {
+        cut: Vec<LinkId>,
+        open: Vec<LinkId>,
+    },
+    Slow {
+        links: Vec<LinkId>,
+        least: Ms,
+        most: Ms,
+    },
+    Misbehaving {
+        targets: Vec<NodeName>,
+        how: String,
+        limit: Ms,
+    },
+}
+
+impl Look {
+    /// Looks from outside the injector; the evidence in words.
+    async fn verify(&self, prober: &Prober) -> Result<String, String> {
+        match self {
+            Self::Gone(nodes) => all(nodes.iter().map(|node| prober.gone(node, VERIFY))).await,
+            Self::Paused(nodes) => all(nodes.iter().map(|node| prober.paused(node, VERIFY))).await,
+            Self::Cut { cut, open } => prober.cut(cut, open, VERIFY).await,
+            Self::Slow { links, least, most } => prober.slow(links, *least, *most, VERIFY + *least).await,
+            Self::Misbehaving { targets, how, limit } => {
+                all(targets.iter().map(|node| prober.misbehaving(node, how, *limit))).await
+            }
+        }
+    }
+}
+
 /// What has to be seen when a fault is gone.
 enum Back {
     Nodes(Vec<NodeName>),
-    Links(Vec<LinkId>),
+    Resumed(Vec<NodeName>),
+    /// Links that carry bytes, the first within this time where one is given.
+    Links(Vec<LinkId>, Option<Ms>),
 }
 
 impl Back {
+    /// Nodes have until `limit` to answer.
     async fn verify(&self, prober: &Prober, limit: Ms) -> Result<String, String> {
-        match self {
-            Self::Nodes(nodes) => all(nodes.iter().map(|node| prober.answering(node, None, limit))).await,
-            Self::Links(links) => prober.open(links, limit).await,
-        }
+        let nodes = match self {
+            Self::Links(links, below) => return prober.open(links, *below, VERIFY).await,
+            Self::Resumed(nodes) => {
+                all(nodes.iter().map(|node| prober.awake(node, VERIFY))).await?;
+                nodes
+            }
+            Self::Nodes(nodes) => nodes,
+        };
+        all(nodes.iter().map(|node| prober.answering(node, None, limit))).await
     }
+}
+
+/// Does to nodes what a fault says; links have been shaped before.
+async fn strike(prober: &Prober, Active { fault, targets, .. }: &Active) -> Result<(), Trouble> {
+    let ops = &prober.ops;
+    match &fault.kind {
+        FaultKind::Kill => try_join_all(targets.iter().map(|node| ops.kill(node))).await.map(drop),
+        FaultKind::Pause => try_join_all(targets.iter().map(|node| ops.pause(node))).await.map(drop),
+        FaultKind::Stop => try_join_all(targets.iter().map(|node| ops.stop(node, STOP_GRACE)))
+            .await
+            .map(drop),
+        FaultKind::Misbehave { how, .. } => try_join_all(targets.iter().map(|node| tell(prober, node, Some(how))))
+            .await
+            .map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// Tells a devnode to misbehave, or to behave.
+async fn tell(prober: &Prober, node: &str, how: Option<&str>) -> Result<(), Trouble> {
+    let Some(rpc) = prober.rpc.get(node) else {
+        return Ok(());
+    };
+    let told = match how {
+        Some(how) => rpc.misbehave(how).await,
+        None => rpc.behave().await,
+    };
+    told.map_err(|error| Trouble {
+        code: "infra/rpc".to_owned(),
+        node: Some(node.to_owned()),
+        expected: format!("{node} takes the order {}", how.unwrap_or("to behave")),
+        seen: error.to_string(),
+    })
+}
+
+/// Stops and starts the targets of a restart.
+async fn restart(desk: &Desk, prober: &Prober, active: &Active, limit: Ms) -> Result<(), String> {
+    let Active { fault, targets, .. } = active;
+    let record = |state, detail: String| desk.record(fault_record(&fault.id, state, targets, detail));
+    let broken = |trouble: Trouble| {
+        desk.record(trouble.clone().into());
+        trouble.to_string()
+    };
+    let old = try_join_all(targets.iter().map(|node| prober.generation(node))).await?;
+    try_join_all(targets.iter().map(|node| prober.ops.stop(node, STOP_GRACE)))
+        .await
+        .map_err(broken)?;
+    record(FaultState::Injected, String::new());
+    let gone = all(targets.iter().map(|node| prober.gone(node, VERIFY))).await;
+    let gone = gone.inspect_err(|seen| record(FaultState::NoEffect, seen.clone()))?;
+    record(FaultState::Verified, gone);
+    try_join_all(targets.iter().map(|node| prober.ops.start(node)))
+        .await
+        .map_err(broken)?;
+    record(FaultState::Reverted, String::new());
+    let back = all(targets
+        .iter()
+        .zip(old)
+        .map(|(node, old)| prober.answering(node, Some(old), limit)))
+    .await;
+    let back = back.inspect_err(|seen| record(FaultState::RevertFailed, seen.clone()))?;
+    record(FaultState::RevertVerified, back);
+    Ok(())
+}
+
+/// Records that a fault's effect has gone by itself: it was not there all the time that it was taken to be.
+fn vanished(desk: &Desk, active: &Active, seen: Result<String, String>) {
+    if let Err(seen) = seen {
+        let detail = format!("its effect vanished before its end: {seen}");
+        desk.record(fault_record(
+            &active.fault.id,
+            FaultState::NoEffect,
+            &active.targets,
+            detail,
+        ));
+    }
+}
+
+/// Whether a fault is one of links.
+const fn is_link_fault(kind: &FaultKind) -> bool {
+    matches!(
+        kind,
+        FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. }
+    )
 }
 
 /// What a node has to be under these faults.

@@ -12,6 +12,8 @@ use crate::record::Silence;
 const EVERY: Ms = Ms(20);
 /// How long a new connection over a link has to bring its first byte.
 const FIRST_BYTE: Ms = Ms(250);
+/// How long a node's RPC has to answer a probe.
+const RPC: Ms = Ms(400);
 /// At most this many links are probed; which ones is a fixed stride through all of them.
 const MOST_LINKS: usize = 48;
 
@@ -84,6 +86,21 @@ impl Prober {
         .await
     }
 
+    /// No process of a node is halted.
+    pub(super) async fn awake(&self, node: &str, limit: Ms) -> Result<String, String> {
+        until(limit, || async {
+            let state = self.state(node).await?;
+            match (state.components.iter()).find(|component| component.run == RunState::Paused) {
+                Some(halted) => Err(format!(
+                    "{} of {node} is still halted, pid {:?}",
+                    halted.name, halted.pid
+                )),
+                None => Ok(format!("{} not halted", pids(&state))),
+            }
+        })
+        .await
+    }
+
     /// A node runs and answers over RPC, in a later generation than `after` where that is given.
     pub(super) async fn answering(&self, node: &str, after: Option<u32>, limit: Ms) -> Result<String, String> {
         until(limit, || async {
@@ -136,7 +153,7 @@ impl Prober {
             }
         };
         let connections: usize = now.iter().map(|link| link.open.as_ref().map_or(0, BTreeMap::len)).sum();
-        self.open(&open, limit)
+        self.open(&open, None, limit)
             .await
             .map_err(|seen| format!("more was cut than asked: {seen}"))?;
         Ok(format!(
@@ -146,17 +163,69 @@ impl Prober {
         ))
     }
 
-    /// A new connection over each link brings bytes.
-    pub(super) async fn open(&self, links: &[LinkId], limit: Ms) -> Result<String, String> {
+    /// A new connection over each link brings bytes, the first one sooner than `below` where that is given.
+    pub(super) async fn open(&self, links: &[LinkId], below: Option<Ms>, limit: Ms) -> Result<String, String> {
         let links = strided(links);
+        let missing = std::sync::Mutex::new(links.clone());
         until(limit, || async {
-            let now = self.links(&links).await?;
-            match now.iter().find(|evidence| evidence.first_byte.is_none()) {
-                None => Ok(format!("bytes on {} new connections", now.len())),
-                Some(silent) => Err(format!("no byte from {} to {}", silent.link.to, silent.link.from)),
+            let asked = missing.lock().map(|links| links.clone()).unwrap_or_default();
+            let slow = |evidence: &LinkEvidence| match (evidence.first_byte, below) {
+                (None, _) => true,
+                // So short a delay cannot be told from none.
+                (Some(time), Some(below)) => time >= below && below >= Ms(10),
+                (Some(_), None) => false,
+            };
+            let left: Vec<_> = self.links(&asked).await?.into_iter().filter(slow).collect();
+            let seen = left.first().map(|evidence| match evidence.first_byte {
+                None => format!("no byte from {} to {}", evidence.link.to, evidence.link.from),
+                Some(time) => format!("still {time} from {} to {}", evidence.link.to, evidence.link.from),
+            });
+            if let Ok(mut missing) = missing.lock() {
+                *missing = left.into_iter().map(|evidence| evidence.link).collect();
             }
+            seen.map_or_else(|| Ok(format!("bytes on {} new connections", links.len())), Err)
         })
         .await
+    }
+
+    /// A devnode misbehaves: from the height on that its order names, and visibly where that can be seen from outside at once.
+    pub(super) async fn misbehaving(&self, node: &str, how: &str, limit: Ms) -> Result<String, String> {
+        let (word, height) = match how.split_once('@') {
+            Some((word, height)) => (word, height.parse::<u64>().unwrap_or(0)),
+            None => (how, 0),
+        };
+        // The others say how high the chain is: the node itself may lie.
+        let begun = until(limit, || async {
+            let mut highest = 0;
+            for (name, rpc) in &self.rpc {
+                if name != node
+                    && let Ok(Ok(status)) = tokio::time::timeout(RPC.duration(), rpc.status()).await
+                {
+                    highest = highest.max(status.height);
+                }
+            }
+            if highest >= height {
+                Ok(highest)
+            } else {
+                Err(format!("the chain is at {highest}, it begins at {height}"))
+            }
+        })
+        .await?;
+        match word {
+            "crash" => self.gone(node, Ms::secs(10)).await,
+            "hang" => {
+                until(Ms::secs(10), || async {
+                    match self.answers(node).await {
+                        Err((Silence::Timeout, seen)) => Ok(format!("at height {begun}: {seen}")),
+                        Err((_, seen)) => Err(seen),
+                        Ok(()) => Err("its RPC still answers".to_owned()),
+                    }
+                })
+                .await
+            }
+            // What it says and leaves unsaid is for the judge to find; that it took the order is all that a probe can add.
+            _ => Ok(format!("{node} took the order {how}, the chain is at {begun}")),
+        }
     }
 
     /// The first byte of a new connection takes at least `least` over each link, and no more than a second above `most`.
@@ -203,7 +272,7 @@ impl Prober {
         let Some(rpc) = self.rpc.get(node) else {
             return Err((Silence::Garbage, format!("{node} has no RPC address")));
         };
-        match tokio::time::timeout(Ms(400).duration(), rpc.status()).await {
+        match tokio::time::timeout(RPC.duration(), rpc.status()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.silence()),
             Err(_) => Err((Silence::Timeout, "no answer in 400 ms".to_owned())),

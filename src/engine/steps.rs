@@ -116,7 +116,10 @@ impl Lead {
     async fn body(self: Arc<Self>, place: Arc<OnceLock<Arc<Network>>>) -> Result<(), Stop> {
         let limits = self.plan.limits.clone();
         self.phase(Phase::Preparing);
-        let specs = self.prepare().await?;
+        let specs = match tokio::time::timeout(limits.start.duration(), self.prepare()).await {
+            Ok(specs) => specs?,
+            Err(_) => return Err(start_timeout(limits.start, "it was not even prepared".to_owned()).into()),
+        };
         self.phase(Phase::Starting);
         let started = self.clock.now();
         let starting = async {

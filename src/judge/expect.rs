@@ -258,7 +258,10 @@ impl Judge {
             Window::Now | Window::Never => Ms(0),
         };
         // The time runs from the moment at which recovery can begin.
-        let from = began.max(life.revert_verified.unwrap_or_default());
+        if life.awaits_revert() {
+            return;
+        }
+        let from = began.max(life.back_since());
         if let Some(recovered) = life.recovered {
             if recovered <= from + within {
                 return self.meet(step, expect);
@@ -363,7 +366,7 @@ impl Judge {
                     ..
                 }) => {
                     let life = self.faults.iter().find(|life| life.fault.id == *of);
-                    let from = began.max(life.and_then(|life| life.revert_verified).unwrap_or_default());
+                    let from = began.max(life.map(Life::back_since).unwrap_or_default());
                     match window {
                         Window::Within(time) | Window::For(time) => vec![from + *time],
                         Window::Now | Window::Never => vec![from],

@@ -176,6 +176,25 @@ impl Life {
         }
     }
 
+    /// Whether it is bound to be taken back, and that has not been seen yet or found impossible, so that recovery could not begin: a timed
+    /// fault that is still on; a link or a halted process, which comes back by trialnet's doing and not the chain's.
+    pub(super) fn awaits_revert(&self) -> bool {
+        if self.revert_verified.is_some() || self.broken() {
+            return false;
+        }
+        let timed = matches!(self.fault.lasts, Lasts::For(_)) && self.verified.is_some() && self.reverted.is_none();
+        let by_trialnet = matches!(
+            self.fault.kind,
+            FaultKind::Pause | FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. }
+        );
+        timed || (by_trialnet && self.reverted.is_some())
+    }
+
+    /// The moment from which its targets are on their way back, as far as is known.
+    pub(super) fn back_since(&self) -> Ms {
+        self.revert_verified.or(self.reverted).unwrap_or_default()
+    }
+
     const fn is_partition(&self) -> bool {
         matches!(self.fault.kind, FaultKind::Partition { .. })
     }
@@ -257,6 +276,19 @@ impl Judge {
             step: Some(step),
             ..Draft::new(code, Class::Infrastructure, now)
         });
+    }
+
+    /// Whether a step failed with this code for what a finding about one of its faults says already.
+    pub(super) fn told_of_fault(&self, code: &str, step: usize) -> bool {
+        let healed = |life: &Life| match self.plan.steps.get(step).map(|step| &step.action) {
+            Some(Action::Heal { faults }) => faults.contains(&life.fault.id),
+            _ => false,
+        };
+        self.faults.iter().any(|life| match code {
+            "infra/fault-failed" => life.step == step && life.no_effect.is_some(),
+            "infra/revert-failed" => healed(life) && life.stuck.is_some(),
+            _ => false,
+        })
     }
 
     /// Remembers that these faults are being ended.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::agreement::{Agreement, Group};
+use super::agreement::{Agreement, Conflict, Group};
 use super::expect::what_words;
 use super::faults::{Life, STEADY};
 use super::notes::{Draft, Note};
-use super::{Answer, GAP, Judge, list, short};
+use super::{Answer, GAP, Judge, WITNESSES, list, short};
 use crate::model::verdict::{Class, Coverage, FaultReport, Finding, Report, StepEnd, StepReport, Verdict};
 use crate::model::{Action, FORMAT, Invariant, Lasts, Ms, Step};
 use crate::quorum::Forecast;
@@ -47,7 +47,7 @@ impl Judge {
     /// What has been found since the last call.
     pub(super) fn announce(&mut self) -> Vec<Finding> {
         let mut fresh = Vec::new();
-        if self.conflicts_changed {
+        if self.conflicts_changed && self.witnessed() {
             self.conflicts_changed = false;
             for note in self.conflict_notes() {
                 if self
@@ -61,6 +61,28 @@ impl Judge {
         fresh.extend(self.notes.list[self.announced..].iter().map(|note| self.finding(note)));
         self.announced = self.notes.list.len();
         fresh
+    }
+
+    /// Whether every node that answers has spoken of some conflict, or has had its time.
+    fn witnessed(&self) -> bool {
+        let silent = |i: usize, conflict: &Conflict| {
+            !self.silence_excused(i) && !conflict.groups.iter().any(|group| group.who.contains(i))
+        };
+        self.conflicts().any(|conflict| {
+            self.now > conflict.since + WITNESSES || !(0..self.nodes.len()).any(|i| silent(i, conflict))
+        })
+    }
+
+    /// When a conflict is no longer held back.
+    pub(super) fn witnesses_due(&self) -> Option<Ms> {
+        let first = self.conflicts().map(|conflict| conflict.since).min();
+        first.filter(|_| self.conflicts_changed).map(|since| since + WITNESSES)
+    }
+
+    fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
+        let tables = [&self.blocks, &self.states].into_iter();
+        let conflicts = tables.flat_map(|table| table.conflicts.values());
+        conflicts.filter(|conflict| conflict.between_nodes())
     }
 
     fn finding(&self, note: &Note) -> Finding {
@@ -128,7 +150,8 @@ impl Judge {
         self.faults.iter().find_map(|life| {
             let id = &life.fault.id;
             let end = life.revert_verified.unwrap_or(Ms(u64::MAX));
-            let in_window = |from: Ms| from <= until && began <= end;
+            // Steps follow one another: what began in the moment of the decision came after it.
+            let in_window = |from: Ms| from < until && began <= end;
             if life.no_effect.is_some() && life.planned.is_some_and(in_window) {
                 return Some(format!("\"{id}\" had no effect"));
             }

@@ -140,8 +140,8 @@ fn not_put_back(report: &Report) -> Vec<String> {
         .map(|node| format!(" on {node}"))
         .unwrap_or_default();
     let text = format!(
-        "fault {}{on}{more}: {}",
-        cut(&fault_names(report, &first.faults), 60),
+        "repair with `trialnet gc`: fault {}{on}{more}: {}",
+        cut(&fault_names(report, &first.faults), 40),
         first.seen
     );
     let mut lines: Vec<String> = wrap(&text, WIDTH - 14, 2);

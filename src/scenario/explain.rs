@@ -90,6 +90,9 @@ codes! {
          look green. Where `nodes` is left out, all started nodes without a declared fault are meant.";
     NOT_STARTED = "scenario/not-started", "a step about a node that has not been started by then",
         "A node with `start = \"manual\"` exists only after a `start` step. Before it, it can neither be struck nor asked.";
+    NEVER_STARTED = "scenario/never-started", "nodes that wait for a start step which no step is",
+        "The nodes of a group with `start = \"manual\"` run only after a `start` step names them. Without one they never exist, \
+         and a run that looks complete says nothing of them. Add a `start` step, or remove `start = \"manual\"`.";
     ALREADY_STARTED = "scenario/already-started", "a start of a node that runs",
         "`start` is for nodes with `start = \"manual\"`, and for nodes that a `kill` or `stop` holds down. A paused node is \
          resumed by `heal`; a running node is restarted by `restart`.";

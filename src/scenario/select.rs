@@ -364,6 +364,7 @@ impl Check<'_> {
         if late.is_empty() {
             return true;
         }
+        self.missed.extend(&late);
         let names = list(&self.names(&late), 6);
         let problem = Problem::new(
             code::NOT_STARTED,

@@ -15,7 +15,7 @@ use super::diag::{Problem, did_you_mean, nearest, place};
 use super::explain as code;
 use super::forecast::forecast;
 use super::raw::{self, At, Time};
-use super::select::Timeline;
+use super::select::{Nodes, Timeline};
 use crate::chain::ChainAdapter;
 use crate::model::{ChainKind, FORMAT, Invariants, Limits, Ms, Network, Outcome, Persistence, Plan};
 
@@ -42,6 +42,9 @@ pub(super) fn validate(
     check.outcome(raw.outcome.as_ref());
     if let Some(steps) = &raw.steps {
         check.steps(steps);
+        if let Some(groups) = raw.network.as_ref().and_then(|network| network.groups.as_ref()) {
+            check.never_started(groups, steps);
+        }
     }
     check.finish()
 }
@@ -58,6 +61,8 @@ pub(super) struct Check<'a> {
     /// Whether all nodes are known, so that a name that is not among them is wrong.
     pub(super) sound: bool,
     pub(super) timeline: Timeline,
+    /// Nodes that some step wanted before they were started.
+    pub(super) missed: Nodes,
     /// The steps that can be referred to.
     ids: Vec<Id>,
     /// The step that is being checked.
@@ -150,6 +155,7 @@ impl<'a> Check<'a> {
             adapter: None,
             sound: false,
             timeline: Timeline::default(),
+            missed: Nodes::new(),
             ids: Vec::new(),
             current: 0,
             spans: Vec::new(),

@@ -73,9 +73,12 @@ impl Trial {
     }
 
     /// The sockets at which the run listens now.
-    fn listened(&self) -> BTreeMap<String, String> {
+    fn listened(&self) -> Sockets {
         let slot = self.entry().and_then(|entry| entry["slot"].as_u64());
-        slot.map(listeners).unwrap_or_default()
+        listeners()
+            .into_iter()
+            .filter(|(_, (of, _))| slot == Some(*of))
+            .collect()
     }
 
     fn records(&self) -> String {
@@ -83,7 +86,7 @@ impl Trial {
     }
 
     /// What is left of the run, in words.
-    fn left(&self, listened: &BTreeMap<String, String>) -> Vec<String> {
+    fn left(&self, listened: &Sockets) -> Vec<String> {
         let mut left = processes(self.place.path());
         let homes = self.folder().join("homes");
         if homes.exists() {
@@ -92,17 +95,16 @@ impl Trial {
         if let Some(entry) = self.entry() {
             left.push(format!("the registry still has {entry}"));
         }
-        let every = (0..=255).flat_map(listeners);
+        let now = listeners().into_iter();
         left.extend(
-            every
-                .filter(|(inode, _)| listened.contains_key(inode))
-                .map(|(_, what)| what),
+            now.filter(|(inode, _)| listened.contains_key(inode))
+                .map(|(_, (_, what))| what),
         );
         left
     }
 
     #[track_caller]
-    fn leaves_nothing(&self, listened: &BTreeMap<String, String>) {
+    fn leaves_nothing(&self, listened: &Sockets) {
         until("something is left", || {
             let left = self.left(listened);
             if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
@@ -137,7 +139,7 @@ fn until(what: &str, mut look: impl FnMut() -> Result<(), String>) {
 }
 
 /// Living processes whose command line or environment mentions a path.
-fn processes(place: &Path) -> Vec<String> {
+pub(crate) fn processes(place: &Path) -> Vec<String> {
     let needle = place.to_str().unwrap();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -161,8 +163,10 @@ fn processes(place: &Path) -> Vec<String> {
     found
 }
 
-/// Sockets that listen at an address of a slot, by inode: the slot itself may be another run's a moment later.
-fn listeners(slot: u64) -> BTreeMap<String, String> {
+/// Sockets that listen at a loopback address, with its slot, by inode: a slot may be another run's a moment later.
+type Sockets = BTreeMap<String, (u64, String)>;
+
+fn listeners() -> Sockets {
     let table = fs::read_to_string("/proc/net/tcp").unwrap();
     let mut found = BTreeMap::new();
     for line in table.lines().skip(1) {
@@ -171,9 +175,10 @@ fn listeners(slot: u64) -> BTreeMap<String, String> {
         let octets: Vec<u64> = (0..4)
             .map(|i| u64::from_str_radix(&fields[1][2 * i..2 * i + 2], 16).unwrap())
             .collect();
-        if fields[3] == "0A" && octets[3] == 127 && octets[2] == slot {
+        let (slot, listens) = (octets[2], fields[3] == "0A" && octets[3] == 127);
+        if listens {
             let address = format!("127.{slot}.{}.{} is listened at", octets[1], octets[0]);
-            found.insert(fields[9].to_owned(), address);
+            found.insert(fields[9].to_owned(), (slot, address));
         }
     }
     found

@@ -5,12 +5,15 @@
     reason = "a test that cannot go on fails; what it measured or drew is shown when it does"
 )]
 
+mod caught;
 mod chain;
+mod cli;
 mod codes;
 mod devnode;
 mod engine;
 mod facade;
 mod killed;
 mod local;
+mod readme;
 mod scenario;
 mod tidy;

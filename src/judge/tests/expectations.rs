@@ -295,6 +295,57 @@ fn recovery_waits_for_a_revert_only_so_long() {
 }
 
 #[test]
+fn recovery_of_a_timed_fault_counts_from_its_end() {
+    let mut plan = plan(4);
+    let isolate = FaultKind::Isolate { plane: Plane::P2p };
+    let cut = plan.with_fault("c", isolate, &[0], Lasts::For(Ms(4000)));
+    let back = plan.with_expect(What::Recovery { of: "c".to_owned() }, None, Window::Within(Ms(2000)));
+    let mut sim = Sim::up(&plan);
+    sim.inject(cut);
+    sim.mode[0] = Mode::Stays;
+    // The step's own limit is over, and the fault is still on as it has to be.
+    let answer = sim.expect(back, 3000);
+    assert!(matches!(answer, Answer::Pending(_)), "{answer:?}");
+    sim.run(1000);
+    sim.fault("c", FaultState::Reverted);
+    // Whether the links carry bytes again is not the chain's to show.
+    sim.run(3000);
+    assert!(matches!(sim.judge.answer(back), Answer::Pending(_)));
+    sim.fault("c", FaultState::RevertVerified);
+    sim.run(2200);
+    let answer = sim.judge.answer(back);
+    assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+    caught(&sim.tear_down(), "expect/recovery", Class::LivenessFailed, Some(0));
+}
+
+#[test]
+fn a_step_that_fails_for_its_fault_is_one_finding() {
+    let mut plan = plan(4);
+    let kill = plan.with_fault("k", FaultKind::Kill, &[0], Lasts::UntilHealed);
+    let mut sim = Sim::up(&plan);
+    sim.run(500);
+    sim.began(kill);
+    sim.fault("k", FaultState::Planned);
+    sim.fault("k", FaultState::Injected);
+    sim.fault("k", FaultState::NoEffect);
+    sim.push(Record::Step {
+        step: kill,
+        state: StepState::Failed {
+            code: "infra/fault-failed".to_owned(),
+            class: Class::Infrastructure,
+            expected: "its effect is seen".to_owned(),
+            seen: "it is not".to_owned(),
+        },
+    });
+    only(
+        &sim.tear_down(),
+        "infra/fault-no-effect",
+        Class::Infrastructure,
+        Some(0),
+    );
+}
+
+#[test]
 fn what_follows_a_revert_that_failed_is_inconclusive() {
     let mut plan = plan(4);
     let cut = plan.with_fault("c", FaultKind::Isolate { plane: Plane::P2p }, &[0], Lasts::UntilHealed);

@@ -31,7 +31,24 @@ fn a_fork_names_the_node_in_the_smaller_group() {
             finding.seen
         );
         assert!(finding.expected.contains("B9 from"), "{}", finding.expected);
+        // Nor was anybody else accused on the way, when only two had spoken.
+        let accused: Vec<_> = sim.found.iter().map(|finding| finding.node.as_deref()).collect();
+        assert_eq!(accused, [finding.node.as_deref()]);
     }
+}
+
+#[test]
+fn a_fork_is_told_although_a_node_says_nothing_of_it() {
+    let mut sim = Sim::up(&plan(4));
+    sim.mode[0] = Mode::Unseen;
+    sim.lies.insert((3, 9), "OTHER".to_owned());
+    let told = |sim: &Sim| sim.found.iter().any(|finding| finding.code == "safety/fork");
+    while sim.height[3] < 9 {
+        sim.run(200);
+    }
+    assert!(!told(&sim), "{:#?}", sim.found);
+    sim.run(2400);
+    assert!(told(&sim), "{:#?}", sim.found);
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{Check, Here, Id, Refer};
-use crate::model::{Action, FaultKind, Load, Ms, Step, Tx, TxBody, When};
+use crate::model::{Action, FaultKind, Load, Ms, Start, Step, Tx, TxBody, When};
 use crate::scenario::diag::{Problem, did_you_mean, list};
 use crate::scenario::explain as code;
-use crate::scenario::raw::{self, At, Selectors};
+use crate::scenario::raw::{self, At, Named, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The actions of the language.
@@ -65,6 +65,47 @@ impl Check<'_> {
                 too_long = true;
                 self.run_limit(step);
             }
+        }
+    }
+
+    /// Complains about nodes that wait for a `start` step when there is none for them.
+    pub(super) fn never_started(&mut self, groups: &At<Named<raw::Group>>, steps: &[At<raw::Step>]) {
+        let planned = |index: usize| self.plan.steps.iter().any(|step| step.index == index);
+        // What is wrong with a step that may be the missing one has been said already.
+        let unclear = steps.iter().enumerate().any(|(index, step)| {
+            let word = step.keys.iter().find(|(key, _)| ACTIONS.contains(&key.as_str()));
+            word.is_none_or(|(word, _)| word == "start") && !planned(index)
+        });
+        let nodes = &self.plan.network.nodes;
+        if unclear || !self.sound || nodes.iter().all(|node| node.start == Start::Manual) {
+            return;
+        }
+        for (name, group) in &groups.0 {
+            let Some(start) = &group.start else { continue };
+            let of_group = |index: &usize| self.plan.network.nodes[*index].group == name.value;
+            let all: Nodes = (0..self.plan.network.nodes.len()).filter(of_group).collect();
+            let never: Nodes = all
+                .iter()
+                .copied()
+                .filter(|node| !self.timeline.started.contains(node) && !self.missed.contains(node))
+                .collect();
+            let names = self.names(&never);
+            let Some(first) = names.first() else { continue };
+            let example = if never.len() > 1 && never == all {
+                format!("group:{}", name.value)
+            } else {
+                first.clone()
+            };
+            let problem = Problem::new(
+                code::NEVER_STARTED,
+                &start.at,
+                format!("no step starts {}", list(&names, 6)),
+            )
+            .label("waits for a `start` step")
+            .help(format!(
+                "add a step `start = {{ nodes = [\"{example}\"] }}`, or remove `start = \"manual\"`"
+            ));
+            self.problems.push(problem);
         }
     }
 
