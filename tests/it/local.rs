@@ -521,7 +521,7 @@ async fn owner_process() {
 }
 
 /// An owner process; ended with the test, also when that fails.
-struct Owner(std::process::Child);
+struct Owner(std::process::Child, String);
 
 impl Owner {
     fn kill(&mut self) {
@@ -534,6 +534,10 @@ impl Drop for Owner {
     fn drop(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();
+        // Nobody else does it where the guard was killed too.
+        if std::thread::panicking() {
+            drop(table::end_run(&self.1, LIMIT));
+        }
     }
 }
 
@@ -545,7 +549,7 @@ fn start_owner(dir: &Path) -> Owner {
         .stderr(std::fs::File::create(dir.join("owner.log")).unwrap())
         .spawn()
         .unwrap();
-    Owner(child)
+    Owner(child, run_id(dir))
 }
 
 /// Runs [`owner_process`] until its network is up.
