@@ -75,7 +75,7 @@ async fn node(args: TestnodeArgs) -> io::Result<ExitCode> {
     if escape {
         drop(
             std::process::Command::new(std::env::current_exe()?)
-                .args(["testnode", "--session", "--stubborn"])
+                .args(["testnode", "--listen", "127.0.0.1:0", "--session", "--stubborn"])
                 .spawn()?,
         );
     }

@@ -128,7 +128,8 @@ impl Net {
                 let own = addresses.nodes[&name(index)].clone();
                 let mut all = vec![
                     "testnode".to_owned(),
-                    format!("--listen={}:{}", own.ip, own.ports["p2p"]),
+                    "--listen".to_owned(),
+                    format!("{}:{}", own.ip, own.ports["p2p"]),
                 ];
                 let dials = addresses.links.iter().filter(|(link, _)| link.from == name(index));
                 all.extend(dials.map(|(_, address)| format!("--dial={address}")));
@@ -519,18 +520,40 @@ async fn owner_process() {
     std::future::pending::<()>().await;
 }
 
-fn start_owner(dir: &Path) -> std::process::Child {
-    std::process::Command::new(std::env::current_exe().unwrap())
+/// An owner process; ended with the test, also when that fails.
+struct Owner(std::process::Child, String);
+
+impl Owner {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+        // Nobody else does it where the guard was killed too.
+        if std::thread::panicking() {
+            drop(table::end_run(&self.1, LIMIT));
+        }
+    }
+}
+
+fn start_owner(dir: &Path) -> Owner {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["local::owner_process", "--exact", "--ignored", "--nocapture"])
         .env("TRIALNET_TEST_DIR", dir)
         .stdout(std::process::Stdio::null())
         .stderr(std::fs::File::create(dir.join("owner.log")).unwrap())
         .spawn()
-        .unwrap()
+        .unwrap();
+    Owner(child, run_id(dir))
 }
 
 /// Runs [`owner_process`] until its network is up.
-async fn owner(dir: &Path) -> (std::process::Child, RunEntry) {
+async fn owner(dir: &Path) -> (Owner, RunEntry) {
     let child = start_owner(dir);
     until("the network of the other process", async || dir.join("up").exists()).await;
     until("the escaped child", async || table::of_run(&run_id(dir)).len() == 4).await;
@@ -573,15 +596,14 @@ async fn kills_at_random_moments_leave_nothing() {
         println!("round {round}: {who} killed after {moment:?}, guard {guard:?}");
         if let Some(guard) = guard.filter(|_| who != "trialnet") {
             if who == "both" {
-                end(child.id(), Signal::SIGSTOP);
+                end(child.0.id(), Signal::SIGSTOP);
             }
             kill(Pid::from_raw(guard.try_into().unwrap()), Signal::SIGKILL).ok();
         }
         if who == "the guard" && guard.is_some() {
             assert_gone(&run_id(dir.path()), dir.path()).await;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
         until("no guard", async || guard_of(dir.path()).is_none()).await;
         if who == "both" {
             println!("{:?}", registry::gc_in(&dir.path().join("state"), false));
@@ -597,8 +619,7 @@ async fn a_killed_trialnet_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (mut child, entry) = owner(dir.path()).await;
     assert_eq!(entry.life(), Life::Up);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     assert_gone(&run_id(dir.path()), dir.path()).await;
     until("no guard", async || !entry.guard.alive()).await;
     if let Some(slot) = entry.slot {
@@ -617,11 +638,14 @@ async fn what_is_left_when_both_die_is_collected() {
     let dir = tempfile::tempdir().unwrap();
     let (mut child, entry) = owner(dir.path()).await;
     // Halted, trialnet cannot clean up after its guard.
-    end(child.id(), Signal::SIGSTOP);
+    end(child.0.id(), Signal::SIGSTOP);
+    until("trialnet is halted", async || {
+        table::look(child.0.id()).is_some_and(|seen| seen.run == RunState::Paused)
+    })
+    .await;
     end(entry.guard.pid, Signal::SIGKILL);
     until("only the escaped child", async || table::of_run(&entry.run).len() == 1).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     assert_eq!(entry.life(), Life::LeftOver);
     assert!(entry.homes.join("n-0/data").exists());
     let state = dir.path().join("state");
