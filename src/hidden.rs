@@ -105,6 +105,8 @@ pub fn command_line(cli: Cli) -> ExitCode {
 /// # Errors
 /// When the system refuses threads.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    // A probe of a large network opens hundreds of connections at once.
+    agent::guard::raise_file_limit();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
