@@ -397,10 +397,12 @@ mod log {
     use std::fmt;
 
     use tracing::{Event, Subscriber};
-    use tracing_subscriber::filter::EnvFilter;
+    use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::fmt::format::{DefaultFields, Writer};
     use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
     use tracing_subscriber::registry::LookupSpan;
+    use tracing_subscriber::util::SubscriberInitExt;
 
     struct Line;
 
@@ -423,14 +425,17 @@ mod log {
 
     /// Our own messages from *info* up, and the consensus core's errors.
     pub(super) fn init() {
-        let filter = EnvFilter::new("error,trialnet=info");
-        let subscriber = tracing_subscriber::fmt()
+        let filter = Targets::new()
+            .with_default(LevelFilter::ERROR)
+            .with_target("trialnet", LevelFilter::INFO);
+        let lines = tracing_subscriber::fmt::layer()
             .event_format(Line)
             .fmt_fields(DefaultFields::new())
-            .with_env_filter(filter)
             .with_writer(std::io::stderr);
         // Fails only where a subscriber is set already, which then gets the messages.
-        let _already_set = subscriber.try_init();
+        let _already_set = tracing_subscriber::registry()
+            .with(lines.with_filter(filter))
+            .try_init();
     }
 }
 

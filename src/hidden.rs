@@ -8,6 +8,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::agent::{self, GuardArgs, ShimArgs, TestnodeArgs};
 use crate::cli::{self, Cli};
@@ -69,11 +72,7 @@ pub fn answer() -> Option<ExitCode> {
 #[must_use]
 pub fn command_line(cli: Cli) -> ExitCode {
     let ui = Ui::new(cli.color);
-    let filter = env::log_filter().unwrap_or_else(|| "warn".to_owned());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    log(&env::log_filter().unwrap_or_else(|| "warn".to_owned()));
     let exe = match std::env::current_exe() {
         Ok(exe) => exe,
         Err(error) => {
@@ -98,6 +97,15 @@ pub fn command_line(cli: Cli) -> ExitCode {
     });
     runtime.shutdown_background();
     code.into()
+}
+
+/// Logs to stderr what the filter lets through, for example `warn,trialnet=debug`; a filter that cannot be read lets warnings through.
+fn log(filter: &str) {
+    let targets = filter
+        .parse()
+        .unwrap_or_else(|_| Targets::new().with_default(tracing::Level::WARN));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
 }
 
 /// A runtime for runs.

@@ -43,6 +43,13 @@ pub struct Config {
     pub validators: BTreeMap<String, NodeName>,
 }
 
+/// In a network of so few nodes each is asked more often until its first answer, so that *ready* is not seen late.
+const FEW: u64 = 20;
+/// So often.
+const EAGER: Ms = Ms(20);
+/// But no longer than this: a node that is started by a later step is asked at the usual interval.
+const EAGER_FOR: Duration = Duration::from_secs(5);
+
 /// A node to observe.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -150,6 +157,7 @@ async fn all(config: Config, client: &Client, output: Output, cancel: Cancellati
             node: target.node,
             rpc,
             interval,
+            eager: if count <= FEW { EAGER.min(interval) } else { interval },
             output: output.clone(),
             late: late.clone(),
             seen: sender,
@@ -176,6 +184,8 @@ struct Poller {
     node: NodeName,
     rpc: Rpc,
     interval: Ms,
+    /// How often it is asked until its first answer.
+    eager: Ms,
     output: Output,
     late: Arc<AtomicU64>,
     seen: watch::Sender<Seen>,
@@ -192,17 +202,25 @@ enum Said {
 
 impl Poller {
     async fn run(mut self, offset: Duration) -> Result<(), Closed> {
-        let mut due = Instant::now() + offset;
+        let began = Instant::now();
+        let mut due = began + offset.min(self.eager.duration());
+        let mut answered = false;
         loop {
             sleep_until(due).await;
             let late = Ms::from(Instant::now().saturating_duration_since(due));
             self.late.fetch_max(late.0, Ordering::Relaxed);
             let sent = self.output.now();
             let answer = self.rpc.status().await;
+            answered |= answer.is_ok();
             self.tell(&answer);
             self.write(sent, answer).await?;
+            let pause = if answered || began.elapsed() > EAGER_FOR {
+                self.interval
+            } else {
+                self.eager
+            };
             // A slow answer delays the next request; it does not make several follow at once.
-            due = (due + self.interval.duration()).max(Instant::now());
+            due = (due + pause.duration()).max(Instant::now());
         }
     }
 
