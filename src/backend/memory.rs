@@ -177,7 +177,6 @@ impl Memory {
             .route("/block_results", get(block_results))
             .route("/abci_info", get(abci_info))
             .route("/net_info", get(net_info))
-            .route("/validators", get(validators))
             .with_state(Rpc {
                 memory: self.clone(),
                 index,
@@ -599,9 +598,4 @@ async fn abci_info(State(rpc): State<Rpc>) -> Answer {
 async fn net_info(State(rpc): State<Rpc>) -> Answer {
     rpc.height().await?;
     result(json!({"n_peers": "0", "peers": []}))
-}
-
-async fn validators(State(rpc): State<Rpc>) -> Answer {
-    let height = rpc.height().await?;
-    result(json!({"block_height": height.to_string(), "validators": [], "count": "0", "total": "0"}))
 }

@@ -94,8 +94,6 @@ pub(super) struct Keeper {
     on: Vec<Active>,
     /// Nodes that were started, by themselves or by a step.
     present: BTreeSet<NodeName>,
-    /// Ids of faults that were on and have ended.
-    ended: BTreeSet<String>,
     /// Everything that takes time: effects and reverts that are being verified, nodes that stop or start.
     jobs: JoinSet<()>,
     /// Where jobs report to.
@@ -111,7 +109,7 @@ impl Keeper {
             .map(|node| node.name.clone())
             .collect();
         let ops = Arc::clone(&prober.ops);
-        let (on, ended, jobs) = (Vec::new(), BTreeSet::new(), JoinSet::new());
+        let (on, jobs) = (Vec::new(), JoinSet::new());
         let mut keeper = Self {
             plan,
             ops,
@@ -119,7 +117,6 @@ impl Keeper {
             desk,
             on,
             present,
-            ended,
             jobs,
             requests: requests.downgrade(),
         };
@@ -283,7 +280,6 @@ impl Keeper {
             drop(reply.send(Err(format!("{node} is held by another fault and cannot be restarted"))));
             return;
         }
-        self.ended.insert(active.fault.id.clone());
         let (desk, prober, limit) = (self.desk.clone(), self.prober.clone(), self.plan.limits.start);
         self.jobs.spawn(async move {
             drop(reply.send(restart(&desk, &prober, &active, limit).await));
@@ -380,7 +376,6 @@ impl Keeper {
                 continue;
             };
             let active = self.on.remove(position);
-            self.ended.insert(id.clone());
             verifications.push((active.clone(), self.revert(&active).await));
         }
         let (desk, prober) = (self.desk.clone(), self.prober.clone());
@@ -538,7 +533,6 @@ impl Keeper {
         };
         let over: Vec<_> = self.on.extract_if(.., |active| whole(active)).collect();
         for active in &over {
-            self.ended.insert(active.fault.id.clone());
             self.desk.record(fault_record(
                 &active.fault.id,
                 FaultState::Reverted,
