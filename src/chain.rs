@@ -9,12 +9,16 @@ pub mod rpc;
 mod topology;
 mod tx;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::backend::{Addresses, Job, LinkId, NodeAddresses, NodeSpec, Port};
-use crate::model::{ChainKind, Ms, Network, Node, Plan, Role, Version};
+use crate::backend::{
+    Addresses, Component, File, Job, JobOutput, LinkId, NodeAddresses, NodeSpec, Place, Port, Program,
+};
+use crate::model::{ChainKind, Ms, Network, Node, NodeName, Plan, Role, Start, Version};
 use crate::quorum::Engine;
 
+pub use cometbft::stand_ins;
 pub use keys::{ValidatorKey, validator_key};
 pub use tx::{load_tx, tx_bytes, tx_hash};
 
@@ -65,20 +69,36 @@ pub trait ChainAdapter: Send + Sync {
     fn ports(&self) -> Vec<Port>;
 
     /// The volumes of a node by name.
-    fn volumes(&self) -> Vec<String>;
+    fn volumes(&self, network: &Network) -> Vec<String>;
+
+    /// The names of a node's components, in the order in which they start.
+    fn components(&self, network: &Network) -> Vec<&'static str>;
 
     /// Safe defaults of the invariants for this network, with as many nodes down as it stands: (max_stall, max_lag).
     fn default_invariants(&self, network: &Network) -> (Ms, u64);
 
-    /// Jobs and nodes for a plan. Deterministic: the same plan and addresses give the same bytes (keys come from the seed).
+    /// What has to run before the nodes can be rendered: those of one node in their order, those of different nodes side by side.
+    ///
+    /// # Errors
+    /// What cannot be prepared, in words.
+    fn prepare(&self, plan: &Plan, addresses: &Addresses) -> Result<Vec<Job>, ChainError>;
+
+    /// The nodes of a plan; `outputs` is what the jobs of [`ChainAdapter::prepare`] printed, by their names. Deterministic: the same plan,
+    /// addresses and outputs give the same bytes (keys come from the seed).
     ///
     /// # Errors
     /// What cannot be rendered, in words.
-    fn render(&self, plan: &Plan, addresses: &Addresses) -> Result<Rendered, ChainError>;
+    fn render(
+        &self,
+        plan: &Plan,
+        addresses: &Addresses,
+        outputs: &BTreeMap<String, JobOutput>,
+    ) -> Result<Rendered, ChainError>;
 }
 
 /// How nodes are talked to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Dialect {
     /// CometBFT's RPC, which the devnode speaks too.
     Comet,
@@ -87,11 +107,14 @@ pub enum Dialect {
 /// What an adapter made of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
-    /// Run in order, before the nodes are applied.
-    pub jobs: Vec<Job>,
     /// One for each node of the plan, in its order.
     pub nodes: Vec<NodeSpec>,
+    /// The consensus keys that do not come from the seed.
+    pub keys: ForeignKeys,
 }
+
+/// Consensus keys that do not come from the seed, by node.
+pub type ForeignKeys = BTreeMap<NodeName, ValidatorKey>;
 
 /// A configuration key or value that the chain would not take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +156,39 @@ pub(crate) const GENESIS_TIME: &str = "2025-01-01T00:00:00Z";
 
 /// The volume that holds a node's home; every node has this one.
 pub(crate) const HOME: &str = "home";
+
+/// The ports of a node that speaks CometBFT's RPC, with CometBFT's numbers.
+pub(crate) fn comet_ports() -> Vec<Port> {
+    [(P2P, 26656), (RPC, 26657)]
+        .map(|(name, number)| Port { name, number })
+        .into()
+}
+
+/// A node of one component that is named like its chain and has all ports, with its home as the only volume.
+pub(crate) fn single(node: &Node, chain: &str, program: Program, args: Vec<String>, files: Vec<File>) -> NodeSpec {
+    NodeSpec {
+        name: node.name.clone(),
+        place: Place::default(),
+        components: vec![Component {
+            name: chain.into(),
+            program,
+            version: node.version.clone(),
+            args,
+            env: BTreeMap::new(),
+            ports: vec![P2P.into(), RPC.into()],
+            files,
+            user: None,
+            resources: node.resources.clone(),
+        }],
+        volumes: vec![HOME.into()],
+        started: node.start == Start::Auto,
+    }
+}
+
+/// A JSON file as people read it.
+pub(crate) fn json_file(value: &serde_json::Value) -> Vec<u8> {
+    format!("{value:#}\n").into_bytes()
+}
 
 /// The validators of the genesis.
 pub(crate) fn genesis_validators(plan: &Plan) -> impl Iterator<Item = &Node> {
@@ -223,4 +279,4 @@ pub(crate) fn default_lag(block_time: Ms) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

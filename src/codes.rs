@@ -2,8 +2,9 @@
 //!
 //! Each module keeps the list of its own codes; here they come together.
 
+use crate::backend::kubernetes::{api, credentials, machines, provider};
 use crate::report::folder;
-use crate::{judge, scenario};
+use crate::{desk, judge, scenario};
 
 /// A code, its one-line title, and a longer text with the way out.
 pub type Code = (&'static str, &'static str, &'static str);
@@ -14,6 +15,11 @@ const LISTS: &[&[Code]] = &[
     scenario::FORECAST_CODES,
     judge::codes::CODES,
     folder::CODES,
+    api::CODES,
+    provider::CODES,
+    credentials::CODES,
+    machines::CODES,
+    desk::CODES,
 ];
 
 /// All codes, list by list.

@@ -4,13 +4,19 @@
 //! wait for the judge. The steps run in a task of their own and the faults in another; both only send records and ask. Neither prints, and
 //! neither judges.
 
+mod backlog;
+mod corrupt;
 mod faults;
 mod load;
 mod probe;
+mod rehearsal;
+mod repeat;
+mod stay;
 mod steps;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +25,16 @@ use crate::chain::ChainAdapter;
 use crate::judge::{Answer, Judge};
 use crate::model::verdict::{Class, Report, Verdict};
 use crate::model::{FORMAT, Ms, Plan};
+use crate::observe::line::Told;
 use crate::record::{Clock, Event, Record, Stamped};
 
+use backlog::{Backlog, Input};
+
+pub(crate) use faults::all_links;
+pub use faults::{Held, HeldFault};
 pub use probe::until;
+pub use stay::{Hand, Made};
+pub(crate) use steps::{observer, wanted};
 
 /// What a run needs.
 pub struct Setup<'a> {
@@ -72,6 +85,16 @@ impl Cancel {
         self.stop.cancel();
     }
 
+    /// Ends with this one, but can be ended before it.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self {
+            stop: self.stop.child_token(),
+            kill: self.kill.child_token(),
+            reason: Arc::default(),
+        }
+    }
+
     fn reason(&self) -> String {
         self.reason.get().cloned().unwrap_or_else(|| "cancelled".to_owned())
     }
@@ -88,6 +111,16 @@ pub struct Finished {
 
 /// Carries a plan out, from nothing to nothing.
 pub async fn run(setup: Setup<'_>) -> Finished {
+    carry(setup, false).await.0
+}
+
+/// Brings a plan's network up, and leaves it when it is ready: its steps are not carried out. Where it does not become ready, everything is
+/// removed as after a run, and nothing but the report is given back.
+pub async fn up(setup: Setup<'_>) -> (Finished, Option<Made>) {
+    carry(setup, true).await
+}
+
+async fn carry(setup: Setup<'_>, stay: bool) -> (Finished, Option<Made>) {
     let Setup {
         plan,
         run,
@@ -101,6 +134,7 @@ pub async fn run(setup: Setup<'_>) -> Finished {
     let clock = Clock::start();
     let (messages, mut inbox) = mpsc::unbounded_channel();
     let (samples, mut observed) = mpsc::channel(1024);
+    let (line, mut told) = mpsc::channel(1024);
     let desk = Desk { messages };
     let abort = CancellationToken::new();
     let mut dispatcher = Dispatcher {
@@ -112,8 +146,9 @@ pub async fn run(setup: Setup<'_>) -> Finished {
         abort: abort.clone(),
         plan: Arc::clone(&plan),
         leftovers: Vec::new(),
+        backlog: Backlog::default(),
     };
-    dispatcher.take(Record::Begin {
+    dispatcher.now(Record::Begin {
         format: FORMAT,
         trialnet: env!("CARGO_PKG_VERSION").to_owned(),
         run,
@@ -131,20 +166,31 @@ pub async fn run(setup: Setup<'_>) -> Finished {
         cancel,
         abort,
         samples,
+        line,
         keep,
+        stay,
+        made: std::sync::OnceLock::new(),
     };
     let leading = tokio::spawn(Box::pin(lead.run()));
-    dispatcher.dispatch(&mut inbox, &mut events, &mut observed).await;
+    let mut sources = Sources {
+        inbox: &mut inbox,
+        events: &mut events,
+        observed: &mut observed,
+        told: &mut told,
+    };
+    dispatcher.dispatch(&mut sources).await;
     // `lead` catches what its steps do wrong; if it panics itself, the guard still ends everything when this process ends.
-    if let Err(error) = leading.await {
+    let made = leading.await.unwrap_or_else(|error| {
         dispatcher.leftovers.push(format!("teardown did not finish: {error}"));
-    }
+        None
+    });
     let report = dispatcher.judge.report();
     (dispatcher.sink)(Event::Done(report.clone()));
-    Finished {
+    let finished = Finished {
         report,
         leftovers: dispatcher.leftovers,
-    }
+    };
+    (finished, made)
 }
 
 /// What the dispatcher can be asked.
@@ -159,10 +205,20 @@ enum Message {
     Answer(usize, oneshot::Sender<Answer>),
     /// Reply when the network has recovered from everything.
     Settled(oneshot::Sender<()>),
+    /// Reply when no fault of the rehearsal is on.
+    AtRest(oneshot::Sender<()>),
+    /// Reply when a fault is over, as far as anybody can see.
+    Over(String, oneshot::Sender<()>),
+    /// Reply at once whether this fault of the rehearsal may strike now.
+    Room(String, oneshot::Sender<Result<(), String>>),
     /// Reply at once with what is missing for *ready*, in words.
     Missing(oneshot::Sender<Missing>),
     /// Reply at once with the verdict so far.
     Verdict(oneshot::Sender<Verdict>),
+    /// Reply when everything that came before is judged: at once, unless an observer elsewhere is behind.
+    Judged(oneshot::Sender<()>),
+    /// Wait no longer for an observer elsewhere.
+    LetGo,
     /// What teardown could not remove.
     Leftovers(Vec<String>),
 }
@@ -202,6 +258,17 @@ impl Desk {
             Err(_) => futures::future::pending().await,
         }
     }
+
+    /// The same, at most for a time; `None` when that is over. An answer that follows from what was observed in that time counts also when it
+    /// is late.
+    async fn ask_within<T>(&self, limit: Ms, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Option<T> {
+        let mut asking = std::pin::pin!(self.ask(message));
+        if let Ok(answer) = tokio::time::timeout(limit.duration(), &mut asking).await {
+            return Some(answer);
+        }
+        self.ask(Message::Judged).await;
+        asking.now_or_never()
+    }
 }
 
 /// Who waits for what.
@@ -211,6 +278,8 @@ enum Waiter {
     Height(u64, oneshot::Sender<()>),
     Answer(usize, oneshot::Sender<Answer>),
     Settled(oneshot::Sender<()>),
+    AtRest(oneshot::Sender<()>),
+    Over(String, oneshot::Sender<()>),
 }
 
 /// Owns the run's state.
@@ -223,64 +292,93 @@ struct Dispatcher<'a> {
     abort: CancellationToken,
     plan: Arc<Plan>,
     leftovers: Vec<String>,
+    backlog: Backlog,
+}
+
+/// Where everything comes from.
+struct Sources<'a> {
+    inbox: &'a mut mpsc::UnboundedReceiver<Message>,
+    events: &'a mut mpsc::UnboundedReceiver<Record>,
+    observed: &'a mut mpsc::Receiver<Record>,
+    told: &'a mut mpsc::Receiver<Told>,
 }
 
 impl Dispatcher<'_> {
     /// Runs until the last record.
-    async fn dispatch(
-        &mut self,
-        inbox: &mut mpsc::UnboundedReceiver<Message>,
-        events: &mut mpsc::UnboundedReceiver<Record>,
-        observed: &mut mpsc::Receiver<Record>,
-    ) {
-        let (mut backend_open, mut observer_open) = (true, true);
+    async fn dispatch(&mut self, sources: &mut Sources<'_>) {
+        let Sources {
+            inbox,
+            events,
+            observed,
+            told,
+        } = sources;
+        let (mut backend_open, mut observer_open, mut line_open) = (true, true, true);
         loop {
-            let due = self.judge.next_due();
-            // A tick that changes nothing must not become a busy loop.
-            let wake = due.map(|due| self.clock.instant(Ms(due.0.max(self.last.0 + 5))));
+            let wake = self.wakes();
             // In this order: a fault is announced before the exit that it causes is heard of.
-            tokio::select! {
+            let over = tokio::select! {
                 biased;
                 message = inbox.recv() => match message {
-                    Some(message) => if self.hear(message) { return },
-                    None => return,
+                    Some(message) => self.came(Input::Message(message)),
+                    None => true,
                 },
                 event = events.recv(), if backend_open => match event {
-                    Some(record) => self.take(record),
-                    None => backend_open = false,
+                    Some(record) => self.came(Input::Record(record)),
+                    None => { backend_open = false; false }
                 },
                 record = observed.recv(), if observer_open => match record {
-                    Some(record) => self.take(record),
-                    None => observer_open = false,
+                    Some(record) => self.came(Input::Record(record)),
+                    None => { observer_open = false; false }
                 },
-                () = at(wake) => self.take(Record::Tick),
+                told = told.recv(), if line_open => match told {
+                    Some(told) => self.told(told),
+                    None => { line_open = false; false }
+                },
+                () = at(wake) => self.woken(),
+            };
+            if over {
+                return;
             }
         }
     }
 
-    /// Handles a message; true at the end of the run.
-    fn hear(&mut self, message: Message) -> bool {
+    /// Handles a message that came at a moment; true at the end of the run.
+    fn hear(&mut self, message: Message, at: Ms) -> bool {
         match message {
             Message::Record(record) => {
                 let end = record == Record::End;
-                self.take(record);
+                self.take(record, at);
                 return end;
             }
             Message::Ready(reply) => self.waiting.push(Waiter::Ready(reply)),
             Message::Height(height, reply) => self.waiting.push(Waiter::Height(height, reply)),
             Message::Answer(step, reply) => self.waiting.push(Waiter::Answer(step, reply)),
             Message::Settled(reply) => self.waiting.push(Waiter::Settled(reply)),
+            Message::AtRest(reply) => self.waiting.push(Waiter::AtRest(reply)),
+            Message::Over(id, reply) => self.waiting.push(Waiter::Over(id, reply)),
+            Message::Room(id, reply) => drop(reply.send(self.judge.room_for(&id))),
             Message::Missing(reply) => drop(reply.send(self.missing())),
             Message::Verdict(reply) => drop(reply.send(self.verdict_now())),
+            Message::Judged(reply) => drop(reply.send(())),
+            // Whoever is let go is so before anything else.
+            Message::LetGo => {}
             Message::Leftovers(leftovers) => self.leftovers = leftovers,
         }
         self.answer_waiters();
         false
     }
 
-    /// Takes one record in: stamps it, judges it, reports it.
-    fn take(&mut self, record: Record) {
-        self.last = self.last.max(self.clock.now());
+    /// Takes one record in that has just come.
+    fn now(&mut self, record: Record) {
+        self.take(record, self.clock.now());
+    }
+
+    /// Takes one record in that came at a moment: stamps it, judges it, reports it.
+    fn take(&mut self, record: Record, at: Ms) {
+        self.last = self.backlog.stamp(self.last, at);
+        if record == Record::Phase(crate::record::Phase::TearingDown) {
+            self.backlog.end();
+        }
         let stamped = Stamped { at: self.last, record };
         let findings = self.judge.feed(&stamped);
         (self.sink)(Event::Record(stamped));
@@ -309,6 +407,8 @@ impl Dispatcher<'_> {
                 Waiter::Ready(reply) if self.judge.is_ready() => drop(reply.send(())),
                 Waiter::Height(height, reply) if self.judge.quorum_height() >= height => drop(reply.send(())),
                 Waiter::Settled(reply) if self.judge.settled().is_ok() => drop(reply.send(())),
+                Waiter::AtRest(reply) if self.judge.at_rest() => drop(reply.send(())),
+                Waiter::Over(id, reply) if self.judge.is_over(&id) => drop(reply.send(())),
                 Waiter::Answer(step, reply) => match self.judge.answer(step) {
                     Answer::Pending(_) => self.waiting.push(Waiter::Answer(step, reply)),
                     answer => drop(reply.send(answer)),
@@ -332,6 +432,11 @@ impl Dispatcher<'_> {
                 silent.join(", ")
             )
         };
+        let unheard = self
+            .backlog
+            .unheard()
+            .map(|why| format!("; the observer in the cluster was not heard: {why}"));
+        let ready = ready + &unheard.unwrap_or_default();
         Missing { ready, quorum_height }
     }
 }
@@ -350,4 +455,9 @@ fn wall_clock() -> u64 {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     Ms::from(now).0
+}
+
+/// Locks, also after a panic elsewhere: what is kept under these locks is whole at any moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! The process around the library: the hidden subcommands with which trialnet starts itself, signals, the runtime.
 //!
-//! Guard, shim and devnode are the same executable as trialnet. A program of other people that embeds trialnet is that executable then, so it
+//! Guard, shim, supervisor and devnode are the same executable as trialnet. A program of other people that embeds trialnet is that executable then, so it
 //! has to ask [`answer`] before anything else; [`crate::libtest_main`] does.
 
 use std::ffi::OsString;
@@ -12,12 +12,17 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::agent::{self, GuardArgs, ShimArgs, TestnodeArgs};
+use crate::agent::{self, AgentArgs, GuardArgs, InstallArgs, ShimArgs, SuperviseArgs, TestnodeArgs};
+use crate::backend::kubernetes::{self, guard::GuardKubernetesArgs};
 use crate::cli::{self, Cli};
 use crate::devnode::{self, DevnodeArgs};
 use crate::engine::Cancel;
+use crate::observe::{self, pod::ObservePodArgs};
 use crate::ui::Ui;
 use crate::{env, exit};
+
+/// What is logged unless `TRIALNET_LOG` says otherwise. kube calls every answer that trialnet expects (a 404, a server that is away) an error.
+const DEFAULT_LOG: &str = "warn,kube_client=off";
 
 /// What trialnet starts itself as.
 #[derive(Debug, Parser)]
@@ -30,9 +35,15 @@ struct Hidden {
 #[derive(Debug, Subcommand)]
 enum HiddenCommand {
     Guard(GuardArgs),
+    GuardKubernetes(GuardKubernetesArgs),
     Shim(ShimArgs),
     Devnode(DevnodeArgs),
     Testnode(TestnodeArgs),
+    Supervise(SuperviseArgs),
+    SuperviseInstall(InstallArgs),
+    SuperviseProbe,
+    ObservePod(ObservePodArgs),
+    Agent(AgentArgs),
 }
 
 /// Carries out a hidden subcommand, if this process was started as one; the process ends with the code then.
@@ -58,6 +69,7 @@ pub fn answer() -> Option<ExitCode> {
     };
     Some(match command {
         HiddenCommand::Guard(args) => agent::guard::run(args),
+        HiddenCommand::GuardKubernetes(args) => kubernetes::guard::run(args),
         HiddenCommand::Shim(args) => agent::shim::run(args),
         HiddenCommand::Devnode(args) => match devnode::main(args) {
             Ok(()) => ExitCode::SUCCESS,
@@ -65,6 +77,11 @@ pub fn answer() -> Option<ExitCode> {
             Err(error) => error.exit_code().into(),
         },
         HiddenCommand::Testnode(args) => agent::testnode::run(args),
+        HiddenCommand::Supervise(args) => agent::supervise::run(&args),
+        HiddenCommand::SuperviseInstall(args) => agent::supervise::install(&args),
+        HiddenCommand::SuperviseProbe => agent::supervise::probe::run(),
+        HiddenCommand::ObservePod(args) => observe::pod::run(&args),
+        HiddenCommand::Agent(args) => agent::packets::run(&args),
     })
 }
 
@@ -72,7 +89,7 @@ pub fn answer() -> Option<ExitCode> {
 #[must_use]
 pub fn command_line(cli: Cli) -> ExitCode {
     let ui = Ui::new(cli.color);
-    log(&env::log_filter().unwrap_or_else(|| "warn".to_owned()));
+    log(&env::log_filter().unwrap_or_else(|| DEFAULT_LOG.to_owned()));
     let exe = match std::env::current_exe() {
         Ok(exe) => exe,
         Err(error) => {
@@ -88,11 +105,12 @@ pub fn command_line(cli: Cli) -> ExitCode {
         }
     };
     let cancel = Cancel::default();
+    let ending = cli.command.ending();
     let code = runtime.block_on(async {
         tokio::select! {
             code = Box::pin(cli::run(cli, &ui, &exe, &cancel)) => code,
             // Only the third signal gets here; the guards go on to remove what they own.
-            code = signals(&ui, &cancel) => code,
+            code = signals(&ui, &cancel, ending) => code,
         }
     });
     runtime.shutdown_background();
@@ -122,7 +140,7 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// The first signal reverts and tears down, the second kills, the third leaves at once.
-async fn signals(ui: &Ui, cancel: &Cancel) -> u8 {
+async fn signals(ui: &Ui, cancel: &Cancel, ending: &str) -> u8 {
     let kinds = [
         ("SIGINT", SignalKind::interrupt()),
         ("SIGTERM", SignalKind::terminate()),
@@ -145,9 +163,7 @@ async fn signals(ui: &Ui, cancel: &Cancel) -> u8 {
         let (name, _, _) = futures::future::select_all(received).await;
         match count {
             1 => {
-                ui.err(&format!(
-                    "{name}: reverting faults and removing everything; once more kills"
-                ));
+                ui.err(&format!("{name}: {ending}"));
                 cancel.stop(name);
             }
             2 => {

@@ -16,6 +16,7 @@ mod faults;
 mod liveness;
 mod nodes;
 mod notes;
+mod rehearsal;
 mod verdict;
 
 #[cfg(test)]
@@ -168,6 +169,7 @@ impl Judge {
             self.expectations(sent(&record.record).unwrap_or(self.now));
             self.stall();
             self.settle();
+            self.overdue();
         }
         self.announce()
     }
@@ -209,10 +211,12 @@ impl Judge {
             [patience.map(|at| at + life.patience), life.certain_until()]
         });
         let joins = self.nodes.iter().map(|node| node.join_by);
+        let overdue = (0..self.faults.len()).map(|at| self.overdue_at(at));
         let others = [self.stall_due(), settle, self.witnesses_due()]
             .into_iter()
             .chain(faults)
             .chain(joins)
+            .chain(overdue)
             .flatten();
         let due = others.map(|due| due + Ms(1)).chain(self.expectations_due());
         due.filter(|due| *due > self.now).min()
@@ -295,8 +299,11 @@ impl Judge {
                 }
             }
             Record::Validators {
-                node, height, powers, ..
-            } => self.validator_set(node, *height, powers),
+                node,
+                sent,
+                height,
+                powers,
+            } => self.validator_set(node, *sent, *height, powers),
             Record::Late { by, .. } => {
                 self.late.push_back((self.now, *by));
                 if self.late.len() > 1000 {
@@ -409,10 +416,10 @@ impl Judge {
             StepState::Began => {
                 self.expect_began(step);
                 match self.plan.steps.get(step).map(|step| step.action.clone()) {
-                    Some(Action::Heal { faults }) => self.ending(|life| faults.contains(&life.fault.id)),
+                    Some(Action::Heal { faults }) => self.ending(|life| faults.iter().any(|id| life.is_of(id))),
                     Some(Action::Start { nodes }) => {
                         let nodes: Vec<usize> = nodes.iter().filter_map(|name| self.index(name)).collect();
-                        self.ending(|life| life.restarts_processes() && life.targets.iter().any(|i| nodes.contains(i)));
+                        self.ending(|life| life.ends_by_start() && life.targets.iter().any(|i| nodes.contains(i)));
                     }
                     _ => {}
                 }

@@ -9,6 +9,7 @@ pub mod backend;
 pub mod chain;
 pub mod cli;
 pub mod codes;
+pub mod desk;
 pub mod devnode;
 pub mod engine;
 pub mod env;
@@ -23,6 +24,7 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod shrink;
 pub mod ui;
 
 pub use libtest::libtest_main;

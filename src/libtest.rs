@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use crate::backend::kubernetes::provider::{self, Flags};
 use crate::cli::files;
 use crate::engine::{Cancel, Keep};
 use crate::model::verdict::{Report, Verdict};
-use crate::model::{BackendKind, Outcome};
+use crate::model::{BackendKind, Kubernetes, Outcome};
 use crate::report::summary::{self, Context};
 use crate::run::{self, RunOptions};
 use crate::scenario::Loaded;
@@ -24,6 +25,10 @@ use crate::{env, hidden};
 /// }
 /// ```
 ///
+/// With `TRIALNET_BACKEND=kubernetes` they run on the cluster of the current context, and the tests are called `kubernetes::FILE`. Without a
+/// local cluster in the kubeconfig they are ignored, unless `TRIALNET_REQUIRE` names `cluster`; so are those that
+/// strike the cluster's machines, for which it needs several, unless it names `machines`.
+///
 /// A test passes when the verdict is `passed`, or what the file's `outcome` says. A scenario whose chain's program is not on this machine
 /// is ignored, unless `TRIALNET_REQUIRE` names `chains`. Run folders go where `--run-dir` would put them, below `target/trialnet`.
 ///
@@ -35,31 +40,61 @@ pub fn libtest_main(paths: &[&str]) -> ExitCode {
     }
     let arguments = Arguments::from_args();
     let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
-    let trials = match files::expand(&paths) {
-        Ok(files) => files.into_iter().map(trial).collect(),
-        // Zero tests would be green, so what cannot be listed is a test that fails.
-        Err(error) => {
-            let words = error.to_string();
-            vec![Trial::test("scenarios are found", move || Err(Failed::from(words)))]
-        }
-    };
+    let listed = env::backend().map_err(|error| error.to_string()).and_then(|backend| {
+        let files = files::expand(&paths).map_err(|error| error.to_string())?;
+        Ok(files.into_iter().map(|file| trial(file, backend)).collect())
+    });
+    // Zero tests would be green, so what cannot be listed is a test that fails.
+    let trials =
+        listed.unwrap_or_else(|words| vec![Trial::test("scenarios are found", move || Err(Failed::from(words)))]);
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// The test of one file.
-fn trial(file: PathBuf) -> Trial {
-    let name = file.with_extension("").display().to_string().replace('\\', "/");
-    let missing = missing_program(&file);
-    let ignored = missing.is_some() && !env::requires("chains");
-    let kind = missing.map(|program| format!("needs {program}")).unwrap_or_default();
-    Trial::test(name, move || check(&file))
-        .with_kind(kind)
+fn trial(file: PathBuf, backend: BackendKind) -> Trial {
+    let path = file.with_extension("").display().to_string().replace('\\', "/");
+    let name = match backend {
+        BackendKind::Kubernetes => format!("kubernetes::{path}"),
+        BackendKind::Local | BackendKind::Memory => path,
+    };
+    let missing = missing_program(&file, backend);
+    let (other, needs_other) = match backend {
+        BackendKind::Kubernetes => (BackendKind::Local, "local"),
+        BackendKind::Local | BackendKind::Memory => (BackendKind::Kubernetes, "kubernetes"),
+    };
+    let (ignored, needs) = match missing {
+        Some(program) => (!env::requires("chains"), program),
+        None if !runs_on(&file, backend) && runs_on(&file, other) => (true, needs_other.to_owned()),
+        None if backend == BackendKind::Kubernetes && !has_cluster() => {
+            (!env::requires("cluster"), "a cluster".to_owned())
+        }
+        None if strikes_machines(&file, backend) => (!env::requires("machines"), "several machines".to_owned()),
+        None => (false, String::new()),
+    };
+    let kind = Some(needs).filter(|needs| !needs.is_empty());
+    Trial::test(name, move || check(&file, backend))
+        .with_kind(kind.map(|needs| format!("needs {needs}")).unwrap_or_default())
         .with_ignored_flag(ignored)
 }
 
+/// Whether the backend can run the file.
+fn runs_on(file: &Path, backend: BackendKind) -> bool {
+    run::load(file, backend, None).is_ok()
+}
+
+/// Whether machines of the cluster are struck, of which it needs several then.
+fn strikes_machines(file: &Path, backend: BackendKind) -> bool {
+    run::load(file, backend, None).is_ok_and(|loaded| !loaded.plan.alone().is_empty())
+}
+
+/// Whether the kubeconfig leads to a cluster of this machine; nothing is asked of it.
+fn has_cluster() -> bool {
+    provider::choose(&Kubernetes::default(), &Flags::default()).is_ok()
+}
+
 /// A program of the file's versions that is not on this machine.
-fn missing_program(file: &Path) -> Option<String> {
-    let Loaded { plan, .. } = run::load(file, BackendKind::Local, None).ok()?;
+fn missing_program(file: &Path, backend: BackendKind) -> Option<String> {
+    let Loaded { plan, .. } = run::load(file, backend, None).ok()?;
     let used =
         |name: &String| plan.network.version == *name || plan.network.nodes.iter().any(|node| node.version == *name);
     let binaries = plan
@@ -67,7 +102,8 @@ fn missing_program(file: &Path) -> Option<String> {
         .iter()
         .filter(|(name, _)| used(name))
         .filter_map(|(_, version)| version.binary.clone());
-    binaries.into_iter().find(|binary| !on_path(binary))
+    let app = plan.network.app.iter().filter_map(|app| app.binary.clone());
+    binaries.chain(app).find(|binary| !on_path(binary))
 }
 
 fn on_path(binary: &str) -> bool {
@@ -79,10 +115,10 @@ fn on_path(binary: &str) -> bool {
 }
 
 /// Runs a file and compares with what it says of itself.
-fn check(file: &Path) -> Result<(), Failed> {
+fn check(file: &Path, backend: BackendKind) -> Result<(), Failed> {
     let seed = env::seed().map_err(|error| error.to_string())?;
-    let loaded = run::load(file, BackendKind::Local, seed)
-        .map_err(|diagnostics| diagnostics.render(crate::scenario::Look::PLAIN))?;
+    let loaded =
+        run::load(file, backend, seed).map_err(|diagnostics| diagnostics.render(crate::scenario::Look::PLAIN))?;
     let plan = loaded.plan.clone();
     let (report, folder) = execute(file, loaded)?;
     let wrong = match &plan.outcome {
@@ -117,6 +153,7 @@ fn execute(file: &Path, loaded: Loaded) -> Result<(Report, PathBuf), Failed> {
         folder: Some(folder),
         keep: Keep::Never,
         exe,
+        cluster: Flags::default(),
         cancel: Cancel::default(),
     };
     let done = runtime

@@ -3,6 +3,7 @@
 //! A [`Plan`] is all that the engine, the judge and the chain adapters see of a scenario file. It is written to
 //! `plan.json` in the run folder, so that a run can be judged again later without the file it came from.
 
+pub mod effects;
 pub mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,9 @@ pub struct Plan {
     pub seed: u64,
     /// Where the network runs.
     pub backend: BackendKind,
+    /// How and where the Kubernetes backend runs it; what the command line says goes before.
+    #[serde(default)]
+    pub kubernetes: Kubernetes,
     /// The network before the first step.
     pub network: Network,
     /// What each version that the plan mentions is, by its name.
@@ -41,6 +45,13 @@ pub struct Plan {
     pub invariants: Invariants,
     /// What happens, strictly in this order.
     pub steps: Vec<Step>,
+    /// What steps do again (`every`, `times`): the second and all further times of their faults, in the order of the steps and of their
+    /// beginnings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repeats: Vec<Repeat>,
+    /// The faults of a rehearsal, beside the steps.
+    #[serde(default)]
+    pub chaos: Option<Chaos>,
     /// What a test runner expects of this file; `run` ignores it.
     pub outcome: Option<Outcome>,
     /// For each step, what the quorum arithmetic says of the network then, for people to read.
@@ -53,8 +64,100 @@ pub struct Plan {
 pub enum BackendKind {
     /// Plain processes on this machine.
     Local,
+    /// Pods in a namespace of a cluster.
+    Kubernetes,
     /// The in-memory double that the tests of engine, judge and teardown use.
     Memory,
+}
+
+/// What the file says of the Kubernetes backend (`[backend.kubernetes]`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kubernetes {
+    /// What kind of cluster it is; `None`: as the context shows.
+    pub provider: Option<Provider>,
+    /// The context of the kubeconfig; `None`: the current one, if it is local.
+    pub context: Option<String>,
+    /// The cluster's name, for `kind` and `minikube`; `None`: from the context, or of a cluster that trialnet makes.
+    pub cluster: Option<String>,
+    /// The node image of a kind cluster that trialnet makes.
+    pub node_image: Option<String>,
+    /// The storage class of the volumes; `None`: the cluster's default.
+    pub storage_class: Option<String>,
+    /// The size of each volume, as Kubernetes writes quantities; `None`: `1Gi`.
+    pub storage: Option<String>,
+    /// When images are pulled; `None`: never where trialnet loads them, else if they are not present.
+    pub pull_policy: Option<PullPolicy>,
+    /// What trialnet's own image is called, for clusters into which nothing can be loaded.
+    pub own_image: Option<String>,
+    /// Secrets whose registry credentials the pods may use; they are copied into the run's namespace.
+    pub pull_secrets: Vec<PullSecret>,
+    /// Hard limits of the namespace's ResourceQuota over those that the plan needs, for example `requests.cpu`.
+    pub quota: BTreeMap<String, String>,
+    /// Where the observer runs.
+    pub observe: ObserveFrom,
+}
+
+/// A Secret with registry credentials.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PullSecret {
+    /// Where it is.
+    pub namespace: String,
+    /// What it is called.
+    pub name: String,
+}
+
+impl PullSecret {
+    /// As people write it: `namespace/name`, or `name` in the namespace `default`. Whether there can be such names is not checked.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let (namespace, name) = text.split_once('/').unwrap_or(("default", text));
+        Self {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for PullSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Kinds of clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// Kubernetes in docker: images are loaded into its nodes.
+    Kind,
+    /// minikube: images are loaded by its own program.
+    Minikube,
+    /// Any other cluster: images come from a registry.
+    Existing,
+}
+
+/// When the cluster pulls an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// Each time.
+    Always,
+    /// Unless the node has it.
+    IfNotPresent,
+    /// Not at all.
+    Never,
+}
+
+/// Where the observer runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObserveFrom {
+    /// In trialnet's own process.
+    #[default]
+    Here,
+    /// In a pod of the namespace: it still sees the nodes when the API server is out.
+    Cluster,
 }
 
 /// Which chain's adapter makes and reads the nodes.
@@ -84,6 +187,54 @@ pub struct Network {
     pub nodes: Vec<Node>,
     /// Who dials whom: (dialling node, dialled node) as indices into `nodes`. Two nodes are peers if either dials the other.
     pub links: Vec<(usize, usize)>,
+    /// The application, where it is a program of its own; `None`: the one that is built into the chain's program.
+    #[serde(default)]
+    pub app: Option<App>,
+    /// Where the validators' keys are made.
+    #[serde(default)]
+    pub keys: Keys,
+    /// The nodes are found, not made; `links` are then all pairs, for the arithmetic alone.
+    #[serde(default)]
+    pub attach: Option<Attach>,
+}
+
+/// An application that runs beside each node as a component of its own, `app`, and is reached over a unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct App {
+    /// A program on PATH or a path to one; see [`Version::binary`].
+    pub binary: Option<String>,
+    /// An image; see [`Version::image`].
+    pub image: Option<String>,
+    /// The program's name or path in the image; `None`: the image's own entry point is not used, so `binary` says it.
+    pub program: Option<String>,
+    /// Its arguments; `{socket}` stands for the path of the socket.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Where the validators' keys are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keys {
+    /// By trialnet, from the seed: the same in each run.
+    #[default]
+    Seed,
+    /// By the chain's own program where the node runs; they never leave it.
+    InPlace,
+}
+
+/// Which pods are the nodes of a network that somebody else made: those that match, in the natural order of their names, are the nodes
+/// of the plan in its order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// Where they are.
+    pub namespace: String,
+    /// A label selector as Kubernetes writes it, for example `app=node,tier!=seed`.
+    pub selector: String,
+    /// Where their RPC listens; `None`: at the chain's usual port.
+    pub rpc_port: Option<u16>,
 }
 
 /// One node of the network.
@@ -103,6 +254,23 @@ pub struct Node {
     pub config: BTreeMap<String, serde_json::Value>,
     /// Whether it starts by itself.
     pub start: Start,
+    /// What its pod may use; nothing of it counts on this machine.
+    #[serde(default)]
+    pub resources: Resources,
+}
+
+/// What a component of a node asks of a cluster, as Kubernetes writes quantities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    /// Requested, for example `50m`.
+    pub cpu: Option<String>,
+    /// Requested, for example `128Mi`.
+    pub memory: Option<String>,
+    /// At most.
+    pub cpu_limit: Option<String>,
+    /// At most.
+    pub memory_limit: Option<String>,
 }
 
 /// What a node does for consensus.
@@ -138,10 +306,16 @@ pub enum Persistence {
 /// What a version name stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// A program on PATH or a path to one, for the local backend.
+    /// A program on PATH or a path to one. A backend that runs images makes one from it where it is found.
     pub binary: Option<String>,
-    /// An image, for backends that run images.
+    /// An image, for backends that run images. Where the file gives one and the backend runs images, `binary` is `None`.
     pub image: Option<String>,
+    /// The program's name or path in that image; `None`: as the chain's own image has it.
+    #[serde(default)]
+    pub program: Option<String>,
+    /// The user that runs it in that image; `None`: 1000.
+    #[serde(default)]
+    pub user: Option<u32>,
     /// What a node of this version calls itself over RPC.
     pub reports: Option<String>,
 }
@@ -246,6 +420,8 @@ pub enum Action {
         /// Ids of faults.
         faults: Vec<String>,
     },
+    /// Damages files of nodes that are down; never taken back.
+    Corrupt(Corrupt),
     /// Lets time pass.
     Wait(Ms),
     /// Sends transactions at a rate.
@@ -258,6 +434,14 @@ pub enum Action {
         id: String,
         /// The limit.
         within: Ms,
+    },
+    /// Asks the platform to evict the nodes' pods, one after the other, and expects that the disruption budget refuses each.
+    Evict {
+        /// The nodes.
+        nodes: Vec<NodeName>,
+        /// As a drain does it: their machines take no more pods meanwhile, and each is asked for again for [`REFUSED`].
+        #[serde(default)]
+        drain: bool,
     },
     /// Asks the judge.
     Expect(Expect),
@@ -274,6 +458,36 @@ pub struct Fault {
     pub targets: Targets,
     /// When it ends.
     pub lasts: Lasts,
+    /// Only this component of each target, of a kill; `None`: all.
+    #[serde(default)]
+    pub component: Option<String>,
+    /// The data of the targets go with them: a declared loss.
+    #[serde(default)]
+    pub wipe: bool,
+}
+
+/// A rehearsal (`[chaos]`): a schedule of faults beside the steps, drawn from the seed or given by the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Chaos {
+    /// In the order of their beginning; they are called `chaos-1`, `chaos-2`, … unless the file says otherwise.
+    pub schedule: Vec<Timed>,
+    /// The targets of each fault have to be with the others again so long after its revert.
+    pub recovery: Ms,
+    /// The chain may halt by it. Otherwise never more is down or cut off at once than the chain's engine tolerates.
+    pub halts: bool,
+    /// At most so many nodes are struck at once; `None`: as many as the engine tolerates.
+    pub most: Option<usize>,
+    /// For so long after its end a fault counted as on when the schedule was drawn; 0 where the file gives the schedule.
+    pub margin: Ms,
+}
+
+/// A fault of a rehearsal. Its targets are nodes, and it ends by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timed {
+    /// When it begins, from *ready*.
+    pub at: Ms,
+    /// What it does.
+    pub fault: Fault,
 }
 
 /// Whom a fault strikes.
@@ -289,12 +503,29 @@ pub enum Targets {
     },
 }
 
+/// One more time of a fault that a step repeats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Repeat {
+    /// The index of the step, which injects the first.
+    pub step: usize,
+    /// When it begins, from the moment at which the effect of the first was verified.
+    pub after: Ms,
+    /// The same fault, under an id of its own: `flap.2` is the second `flap`.
+    pub fault: Fault,
+}
+
 /// The kinds of faults, each with what only it has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultKind {
     /// SIGKILL; the process is held down.
     Kill,
+    /// The node's pod is removed, and the platform makes a new one.
+    Remove(Removal),
+    /// The machines of the cluster on which the nodes are take no more pods, and the nodes' pods are evicted from them.
+    Drain,
+    /// The machines of the cluster on which the nodes are fail.
+    Machine(Outage),
     /// SIGSTOP.
     Pause,
     /// SIGTERM with a grace, then SIGKILL; the process is held down.
@@ -307,6 +538,9 @@ pub enum FaultKind {
         sides: Vec<Vec<NodeName>>,
         /// Which traffic.
         plane: Plane,
+        /// Only packets from the first side to the second are lost; there are two then.
+        #[serde(default)]
+        one_way: bool,
     },
     /// All links of each target are cut, also those between two targets.
     Isolate {
@@ -317,10 +551,27 @@ pub enum FaultKind {
     Delay {
         /// The pairs of nodes whose links are slow; each pair once, the lower index of the plan first.
         links: Vec<(NodeName, NodeName)>,
-        /// Added to each packet or chunk, in each direction.
+        /// Added to each packet or chunk, in each direction; the most, where links differ.
         latency: Ms,
-        /// Uniform in ±jitter around `latency`; at most `latency`.
+        /// Uniform in ±jitter around the latency, and at most that.
         jitter: Ms,
+        /// The latency of each of `links`, in their order; empty: all have `latency`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        each: Vec<Ms>,
+    },
+    /// Packets are lost, each way.
+    Loss {
+        /// The pairs of nodes between which they are; each pair once, the lower index of the plan first.
+        links: Vec<(NodeName, NodeName)>,
+        /// How many of a hundred, in each direction, each packet by itself; from 1 to 90.
+        percent: f64,
+    },
+    /// Packets beyond a rate are lost, each way.
+    Bandwidth {
+        /// The pairs of nodes between which they are; each pair once, the lower index of the plan first.
+        links: Vec<(NodeName, NodeName)>,
+        /// Bits a second that pass from one node of a pair to the other, IP headers included; from 100,000 to 100,000,000.
+        rate: u64,
     },
     /// The devnode is told to misbehave.
     Misbehave {
@@ -329,6 +580,31 @@ pub enum FaultKind {
         /// Whether the target's voting power counts as faulty in the arithmetic.
         byzantine: bool,
     },
+}
+
+/// How a machine of the cluster fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outage {
+    /// It is off: everything on it has ended.
+    Stop,
+    /// It halts: nothing on it moves.
+    Pause,
+}
+
+/// How a pod is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Removal {
+    /// Deleted: SIGTERM, and SIGKILL after the grace.
+    Delete {
+        /// `None`: as its spec says.
+        grace: Option<Ms>,
+    },
+    /// Deleted without waiting for its processes: for a moment two generations of a node may run.
+    Force,
+    /// Evicted, which the disruption budget may refuse.
+    Evict,
 }
 
 /// Which traffic a cut concerns.
@@ -350,7 +626,7 @@ pub enum Lasts {
     For(Ms),
     /// At `heal`, at a `start` of its targets, or at the end of the run.
     UntilHealed,
-    /// Whenever the platform ends it: a dead process stays dead on the local backend.
+    /// Whenever the platform ends it: see [`Plan::comes_back`].
     Platform,
     /// By itself, at once (a restart).
     Itself,
@@ -395,6 +671,28 @@ pub enum TxBody {
         /// The new power.
         power: u64,
     },
+}
+
+/// Damage to the files of nodes that are down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Corrupt {
+    /// The step's id or `step-N`: which bytes are struck follows from it and the seed.
+    pub id: String,
+    /// The nodes, which the steps before hold down.
+    pub nodes: Vec<NodeName>,
+    /// Which files, below the node's first volume; `*` stands for any part of a name.
+    pub file: String,
+    /// How many bytes of each file.
+    pub bytes: u64,
+}
+
+impl Corrupt {
+    /// Whether a text can name files below a folder: names with `/` between them.
+    #[must_use]
+    pub fn is_path(text: &str) -> bool {
+        let inside = |part: &str| !part.is_empty() && part != "." && part != "..";
+        text.split('/').all(inside)
+    }
 }
 
 /// What is expected, of whom, and when.
@@ -493,6 +791,23 @@ pub struct Outcome {
     pub node: Option<NodeName>,
 }
 
+/// How long a node has between SIGTERM and SIGKILL in a `stop` or `restart`.
+pub const STOP_GRACE: Ms = Ms::secs(10);
+/// How long a pod may take to go, beyond its grace.
+pub const REMOVAL: Ms = Ms::secs(15);
+/// How long the evictions of a drain may take that the disruption budget does not let go at once.
+pub const DRAIN: Ms = Ms::secs(30);
+/// How long a machine may take to fail.
+pub const OUTAGE: Ms = Ms::secs(15);
+/// For how long a drain that has to be refused is refused.
+pub const REFUSED: Ms = Ms::secs(5);
+/// How much longer than its own time one of a series of faults has for its effect and its end to be seen.
+pub const REPEAT_ROOM: Ms = Ms::secs(1);
+/// See [`Plan::repeat_slip`].
+const REPEAT_SLIP: Ms = Ms::secs(5);
+/// How long a `pick = "leader"` may wait for a proposer that qualifies.
+pub const FIND_LEADER: Ms = Ms::secs(30);
+
 /// What the quorum arithmetic says while a step runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sum {
@@ -567,25 +882,190 @@ impl Plan {
         })
     }
 
+    /// Every fault of the plan: those of the steps, their repetitions, then those of the rehearsal.
+    pub fn every_fault(&self) -> impl Iterator<Item = &Fault> {
+        let rehearsed = self.chaos.iter().flat_map(|chaos| &chaos.schedule);
+        let of_steps = self.faults().map(|(_, fault)| fault);
+        let again = self.repeats.iter().map(|repeat| &repeat.fault);
+        of_steps.chain(again).chain(rehearsed.map(|timed| &timed.fault))
+    }
+
+    /// How many times a step strikes again, and how long after the first time the last of them begins; `None` for a step that repeats nothing.
+    #[must_use]
+    pub fn repeated(&self, step: usize) -> Option<(usize, Ms)> {
+        let of_step = || self.repeats.iter().filter(move |repeat| repeat.step == step);
+        Some((of_step().count(), of_step().next_back()?.after))
+    }
+
+    /// For so long a fault whose time has come again waits for the one before it to be over; what takes longer is an infrastructure failure.
+    #[must_use]
+    pub fn repeat_slip(&self, fault: &Fault) -> Ms {
+        if self.comes_back(fault) {
+            self.limits.start
+        } else {
+            REPEAT_SLIP
+        }
+    }
+
+    /// The nodes that a fault takes out of the network that goes on: of a partition those that are not on the side with the most power,
+    /// of all others the targets.
+    #[must_use]
+    pub fn struck(&self, fault: &Fault) -> BTreeSet<usize> {
+        let index = |name: &NodeName| self.node_index(name);
+        let FaultKind::Partition { sides, .. } = &fault.kind else {
+            return fault.targets.nodes().iter().filter_map(index).collect();
+        };
+        let power = |side: &[NodeName]| -> u64 {
+            let nodes = side.iter().filter_map(index);
+            nodes.map(|node| self.network.nodes[node].power).sum()
+        };
+        let most = sides.iter().map(|side| power(side)).max().unwrap_or(0);
+        let strongest = sides.iter().position(|side| power(side) == most);
+        let others = sides.iter().enumerate().filter(|(at, _)| Some(*at) != strongest);
+        others.flat_map(|(_, side)| side).filter_map(index).collect()
+    }
+
+    /// Whether the platform by itself brings the targets of this fault back, at a moment that nobody knows beforehand and within
+    /// `limits.start`: removed pods are made anew and containers that died are started again. A dead process of this machine stays dead.
+    #[must_use]
+    pub fn comes_back(&self, fault: &Fault) -> bool {
+        let pods = matches!(fault.kind, FaultKind::Remove(_)) || self.backend == BackendKind::Kubernetes;
+        fault.lasts == Lasts::Platform && pods
+    }
+
+    /// Whether any of its faults makes packets be lost, for which proxies do not do.
+    #[must_use]
+    pub fn loses_packets(&self) -> bool {
+        self.faults().any(|(_, fault)| fault.kind.loses_packets())
+    }
+
+    /// Whether any of its faults bounds the rate of packets.
+    #[must_use]
+    pub fn bounds_rates(&self) -> bool {
+        self.faults()
+            .any(|(_, fault)| matches!(fault.kind, FaultKind::Bandwidth { .. }))
+    }
+
+    /// The nodes whose machines are struck by a step: each has one on which no other node of the network is, so that it is known before the run
+    /// whom that strikes.
+    #[must_use]
+    pub fn alone(&self) -> BTreeSet<NodeName> {
+        let of_step = |step: &Step| match &step.action {
+            Action::Fault(fault) if fault.kind.strikes_machines() => fault.targets.nodes().to_vec(),
+            Action::Evict { nodes, drain: true } => nodes.clone(),
+            _ => Vec::new(),
+        };
+        self.steps.iter().flat_map(of_step).collect()
+    }
+
+    /// Whether any of its faults makes machines of the cluster fail.
+    #[must_use]
+    pub fn fails_machines(&self) -> bool {
+        self.faults()
+            .any(|(_, fault)| matches!(fault.kind, FaultKind::Machine(_)))
+    }
+
     /// The fault with this id.
     #[must_use]
     pub fn fault(&self, id: &str) -> Option<&Fault> {
-        self.faults().map(|(_, fault)| fault).find(|fault| fault.id == id)
+        self.every_fault().find(|fault| fault.id == id)
+    }
+}
+
+/// A rate in the words of the scenario language: `1mbit`, `500kbit`.
+#[must_use]
+pub fn bits(rate: u64) -> String {
+    if rate.is_multiple_of(1_000_000) {
+        format!("{}mbit", rate / 1_000_000)
+    } else {
+        format!("{}kbit", rate / 1000)
     }
 }
 
 impl FaultKind {
+    /// Whether it makes packets be lost.
+    #[must_use]
+    pub const fn loses_packets(&self) -> bool {
+        matches!(
+            self,
+            Self::Loss { .. } | Self::Bandwidth { .. } | Self::Partition { one_way: true, .. }
+        )
+    }
+
+    /// Whether the processes of its targets end with it, without a word of theirs; no misbehaviour is meant.
+    #[must_use]
+    pub const fn ends_processes(&self) -> bool {
+        match self {
+            Self::Kill | Self::Remove(_) | Self::Drain | Self::Machine(_) | Self::Stop | Self::Restart => true,
+            Self::Pause
+            | Self::Partition { .. }
+            | Self::Isolate { .. }
+            | Self::Delay { .. }
+            | Self::Loss { .. }
+            | Self::Bandwidth { .. }
+            | Self::Misbehave { .. } => false,
+        }
+    }
+
+    /// Whether it is one of the links between nodes, and not of nodes.
+    #[must_use]
+    pub const fn is_of_links(&self) -> bool {
+        matches!(
+            self,
+            Self::Partition { .. }
+                | Self::Isolate { .. }
+                | Self::Delay { .. }
+                | Self::Loss { .. }
+                | Self::Bandwidth { .. }
+        )
+    }
+
+    /// Whether it is one of the machines of the cluster on which its targets are.
+    #[must_use]
+    pub const fn strikes_machines(&self) -> bool {
+        matches!(self, Self::Drain | Self::Machine(_))
+    }
+
+    /// What a delay adds to the links between two nodes, each way; nothing for any other kind.
+    #[must_use]
+    pub fn latency(&self, one: &str, other: &str) -> Ms {
+        let Self::Delay {
+            links, latency, each, ..
+        } = self
+        else {
+            return Ms(0);
+        };
+        let of = |(a, b): &(NodeName, NodeName)| (a == one && b == other) || (a == other && b == one);
+        match links.iter().position(of) {
+            Some(at) => each.get(at).copied().unwrap_or(*latency),
+            None => Ms(0),
+        }
+    }
+
+    /// The least latency that a delay adds to a link; `None` for any other kind.
+    #[must_use]
+    pub fn least_latency(&self) -> Option<Ms> {
+        let Self::Delay { latency, each, .. } = self else {
+            return None;
+        };
+        Some(each.iter().min().copied().unwrap_or(*latency))
+    }
+
     /// The word of the scenario language.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
-            Self::Kill => "kill",
+            Self::Kill | Self::Remove(_) => "kill",
+            Self::Drain => "drain",
+            Self::Machine(_) => "machine",
             Self::Pause => "pause",
             Self::Stop => "stop",
             Self::Restart => "restart",
             Self::Partition { .. } => "partition",
             Self::Isolate { .. } => "isolate",
             Self::Delay { .. } => "delay",
+            Self::Loss { .. } => "loss",
+            Self::Bandwidth { .. } => "bandwidth",
             Self::Misbehave { .. } => "misbehave",
         }
     }

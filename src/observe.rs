@@ -4,12 +4,16 @@
 //! Each node has two tasks, one for `/status` at the observing rate and one for everything else, each with at most one request in
 //! flight: a node that hangs costs its own samples only, and its headers never wait for its status. What changed is written at
 //! once; what is equal only once a second, as a heartbeat.
+//!
+//! It runs in trialnet's own process, or as a process beside the nodes ([`pod`]), whose records come over a [`mod@line`] then.
 
 mod details;
+pub mod line;
 mod logs;
+pub mod pod;
+mod spool;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +24,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::Endpoint;
 use crate::chain::Dialect;
 use crate::chain::rpc::{Client, Rpc, RpcError, Status};
 use crate::model::{Ms, NodeName};
@@ -56,7 +61,7 @@ pub struct Target {
     /// Its name.
     pub node: NodeName,
     /// Where its RPC answers; the same over restarts.
-    pub address: SocketAddr,
+    pub endpoint: Endpoint,
     /// How it is talked to.
     pub dialect: Dialect,
     /// Its logs, by component; they need not exist yet.
@@ -90,6 +95,19 @@ pub fn observe(config: Config, clock: Clock, out: mpsc::Sender<Record>, cancel: 
                 let _end = output.write(trouble).await;
             }
         }
+    })
+}
+
+/// Looks for the patterns in the logs, which are on this machine, and at nothing else; `cancel` and `out` as with [`observe`].
+pub fn follow_logs(
+    config: &Config,
+    clock: Clock,
+    out: mpsc::Sender<Record>,
+    cancel: CancellationToken,
+) -> JoinHandle<()> {
+    let following = logs::follow(&config.targets, &config.patterns, Output { out, clock }, cancel);
+    tokio::spawn(async {
+        let _end = following.await;
     })
 }
 
@@ -150,7 +168,7 @@ async fn all(config: Config, client: &Client, output: Output, cancel: Cancellati
         let (sender, receiver) = watch::channel(Seen::default());
         // Nodes are asked in turn rather than all at the same moment.
         let offset = interval.duration().mul_f64(place as f64 / count as f64);
-        let rpc = client.node(target.address, target.dialect, timeout);
+        let rpc = client.node(target.endpoint, target.dialect, timeout);
         let details = details::Details::new(target.node.clone(), rpc.clone(), validators.clone(), output.clone());
         tasks.spawn(until(cancel.clone(), details.run(receiver, pause, offset)));
         let poller = Poller {

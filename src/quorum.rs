@@ -141,6 +141,25 @@ pub fn pick(net: &Net, effects: &[Effect], order: &[usize], pick: Pick) -> Resul
     }
 }
 
+/// How many of the nodes in `present` may be gone at once, whichever they are, so that those left still hold a quorum of all: reckoned
+/// for the most powerful of them. `None`: they hold none to begin with. Only power counts here, not who relays to whom.
+#[must_use]
+pub fn spare(net: &Net, present: &[usize]) -> Option<usize> {
+    let rule = Rule::of(net);
+    let mut left = rule.weigh(present).checked_sub(rule.need)?;
+    let mut weights: Vec<u128> = present.iter().map(|node| u128::from(rule.weights[*node])).collect();
+    weights.sort_unstable_by(|one, other| other.cmp(one));
+    let mut count = 0;
+    for weight in weights {
+        if weight == 0 || weight > left {
+            break;
+        }
+        left -= weight;
+        count += 1;
+    }
+    Some(count)
+}
+
 impl fmt::Display for Forecast {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

@@ -22,6 +22,16 @@ pub enum Event {
     Done(Report),
 }
 
+/// A value as a line of JSON, as every stream and file of ours has them.
+///
+/// # Errors
+/// When it cannot be JSON: a map whose keys are no texts.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
 /// One line of `records.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stamped {
@@ -125,6 +135,14 @@ pub enum Record {
         /// The interval that was meant.
         interval: Ms,
     },
+    /// Trialnet's line to an observer that runs beside the nodes came up, or broke. The observations of the time without it follow it, with
+    /// their own times.
+    Observer {
+        /// Whether the line is up.
+        connected: bool,
+        /// How well its clock is known, or why the line is down.
+        detail: String,
+    },
     /// A line of a node's log that some expectation of the plan looks for.
     Log {
         /// Which node.
@@ -194,6 +212,35 @@ pub enum Record {
     End,
 }
 
+impl Record {
+    /// Changes the time of sending that an observation tells: from the clock of whoever observed to another one.
+    pub fn on_clock(&mut self, other: impl FnOnce(Ms) -> Ms) {
+        match self {
+            Self::Sample(Sample { sent, .. })
+            | Self::Silent { sent, .. }
+            | Self::Headers { sent, .. }
+            | Self::AppState { sent, .. }
+            | Self::Peers { sent, .. }
+            | Self::Validators { sent, .. } => *sent = other(*sent),
+            Self::Begin { .. }
+            | Self::Phase(_)
+            | Self::Ready
+            | Self::Node { .. }
+            | Self::Late { .. }
+            | Self::Observer { .. }
+            | Self::Log { .. }
+            | Self::Step { .. }
+            | Self::Fault { .. }
+            | Self::Tx { .. }
+            | Self::Load { .. }
+            | Self::Tick
+            | Self::Trouble { .. }
+            | Self::Interrupted { .. }
+            | Self::End => {}
+        }
+    }
+}
+
 /// The phases of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -244,6 +291,17 @@ pub enum NodeEvent {
     },
     /// The node's data was removed on purpose: its height may begin anew.
     Wiped,
+    /// A file of the node was damaged on purpose while it was down: its height may begin anew, and it may not start.
+    Damaged {
+        /// Which one, below the node's first volume.
+        file: String,
+        /// Where its bits were turned over, in bytes from the beginning.
+        offsets: Vec<u64>,
+        /// The digest (SHA-256) of what stood there before, read by another than who damaged it.
+        before: String,
+        /// What stands there since.
+        after: String,
+    },
 }
 
 /// A node's answer to the status request.
@@ -339,6 +397,8 @@ pub enum FaultState {
     RevertFailed,
     /// Healing a fault that has already ended: nothing to do.
     AlreadyEnded,
+    /// A fault of a rehearsal was left out: there was no room for it when its time came.
+    Skipped,
 }
 
 /// What happened to a transaction.

@@ -6,11 +6,17 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
-use crate::backend::local::{Local, LocalOptions, capabilities};
+use crate::backend::kubernetes::attach::Found;
+use crate::backend::kubernetes::provider::Flags;
+use crate::backend::kubernetes::{Kubernetes, KubernetesOptions};
+use crate::backend::local::{Local, LocalOptions};
+use crate::backend::{Capabilities, Deployer, kubernetes, local};
 use crate::chain::adapter;
 use crate::engine::{self, Cancel, Keep, Setup};
-use crate::model::BackendKind;
+use crate::model::effects::net_of;
 use crate::model::verdict::Report;
+use crate::model::{BackendKind, Ms, NodeName, Plan, Start};
+use crate::quorum;
 use crate::record::Event;
 use crate::report::folder::{Folder, FolderError, default_path};
 use crate::scenario::{self, Diagnostics, Loaded};
@@ -24,9 +30,14 @@ pub struct RunOptions {
     pub keep: Keep,
     /// The program that answers the hidden subcommands `guard`, `shim` and `devnode`; usually the current executable.
     pub exe: PathBuf,
+    /// What the command line says of the cluster; counts on the Kubernetes backend only.
+    pub cluster: Flags,
     /// Ends the run early.
     pub cancel: Cancel,
 }
+
+/// How long faults stay when trialnet has gone silent.
+const LEASE: Ms = Ms::secs(10);
 
 /// A run that has come to its end.
 #[derive(Clone, Debug)]
@@ -49,10 +60,34 @@ pub fn load(file: &Path, backend: BackendKind, seed: Option<u64>) -> Result<Load
         &scenario::Options {
             seed,
             backend,
-            capabilities: capabilities(),
+            capabilities: capabilities(backend),
             adapter,
         },
     )
+}
+
+/// What a backend offers.
+pub(crate) fn capabilities(backend: BackendKind) -> &'static Capabilities {
+    match backend {
+        BackendKind::Kubernetes => kubernetes::capabilities(),
+        BackendKind::Local | BackendKind::Memory => local::capabilities(),
+    }
+}
+
+/// What a disruption budget counts, and how many of those have to stay so that a quorum is left whichever of the others are gone, the
+/// most powerful included. Validators that are started only by a step count as gone. `None`: nobody votes.
+#[must_use]
+pub fn min_available(plan: &Plan) -> Option<(Vec<NodeName>, u32)> {
+    let nodes = &plan.network.nodes;
+    let net = net_of(plan, adapter(plan.network.chain).engine());
+    let votes = |index: &usize| nodes[*index].power > 0 && nodes[*index].start == Start::Auto;
+    let voting: Vec<usize> = (0..nodes.len()).filter(votes).collect();
+    if voting.is_empty() {
+        return None;
+    }
+    let stay = voting.len() - quorum::spare(&net, &voting).unwrap_or(0);
+    let names = voting.iter().map(|index| nodes[*index].name.clone()).collect();
+    Some((names, u32::try_from(stay).unwrap_or(u32::MAX)))
 }
 
 /// Runs a scenario on the backend that its plan names. `watch` sees every event after the run folder has it; the folder's path is its first argument.
@@ -68,6 +103,7 @@ pub async fn run(
         folder,
         keep,
         exe,
+        cluster,
         cancel,
     } = options;
     let Loaded { plan, text } = loaded;
@@ -80,11 +116,38 @@ pub async fn run(
     // Nodes start in their homes, so every path that reaches them has to be absolute.
     let path = std::path::absolute(&path).unwrap_or(path);
     let (records, events) = mpsc::unbounded_channel();
-    let options = LocalOptions {
-        scenario: plan.scenario.clone(),
-        ..LocalOptions::new(exe, path.clone(), run.clone())
+    let deployer: Arc<dyn Deployer> = match plan.backend {
+        BackendKind::Kubernetes => {
+            let (voting, min_available) = min_available(&plan).unzip();
+            let options = KubernetesOptions {
+                exe,
+                run_dir: path.clone(),
+                run_id: run.clone(),
+                scenario: plan.scenario.clone(),
+                settings: plan.kubernetes.clone(),
+                flags: cluster,
+                persistence: plan.network.persistence,
+                lease: LEASE,
+                voting: voting.unwrap_or_default(),
+                min_available,
+                packets: plan.loses_packets(),
+                rates: plan.bounds_rates(),
+                alone: plan.alone(),
+                outages: plan.fails_machines(),
+            };
+            match plan.network.attach.clone() {
+                Some(attach) => Arc::new(Found::new(options, attach, records)),
+                None => Arc::new(Kubernetes::new(options, records)),
+            }
+        }
+        BackendKind::Local | BackendKind::Memory => {
+            let options = LocalOptions {
+                scenario: plan.scenario.clone(),
+                ..LocalOptions::new(exe, path.clone(), run.clone())
+            };
+            Arc::new(Local::new(options, records))
+        }
     };
-    let deployer = Arc::new(Local::new(options, records));
     let adapter = adapter(plan.network.chain);
     let mut unwritten = None;
     let mut sink = |event: Event| {
@@ -117,6 +180,56 @@ pub async fn run(
 }
 
 /// Unique among all runs of all machines, short enough to read.
-fn run_id() -> String {
+pub(crate) fn run_id() -> String {
     format!("{:08x}", rand::random::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::tests::plan;
+    use crate::model::ChainKind;
+
+    fn stay(powers: &[u64], manual: &[usize]) -> (usize, u32) {
+        let mut plan = plan(ChainKind::Devnode, powers.len(), 2);
+        for (node, power) in plan.network.nodes.iter_mut().zip(powers) {
+            node.power = *power;
+        }
+        for index in manual {
+            plan.network.nodes[*index].start = Start::Manual;
+        }
+        let (voting, stay) = min_available(&plan).unwrap();
+        (voting.len(), stay)
+    }
+
+    #[test]
+    fn a_budget_leaves_a_quorum_whoever_goes() {
+        assert_eq!(stay(&[10; 1], &[]), (1, 1));
+        assert_eq!(stay(&[10; 3], &[]), (3, 3), "20 of 30 is not more than two thirds");
+        assert_eq!(stay(&[10; 4], &[]), (4, 3), "never two of four");
+        assert_eq!(stay(&[10; 7], &[]), (7, 5));
+        assert_eq!(stay(&[10, 10, 10, 30], &[]), (4, 4), "without the heavy one, 30 of 60");
+        assert_eq!(
+            stay(&[1, 1, 1, 1, 10, 10, 10, 10], &[]),
+            (8, 7),
+            "two of the light ones might go, but not two of the others"
+        );
+        assert_eq!(stay(&[10; 4], &[3]), (3, 3), "the one that comes later is gone already");
+        assert_eq!(
+            stay(&[10; 4], &[2, 3]),
+            (2, 2),
+            "no quorum to begin with: nothing may go"
+        );
+    }
+
+    #[test]
+    fn without_voters_there_is_no_budget() {
+        assert_eq!(min_available(&plan(ChainKind::Devnode, 0, 2)), None);
+    }
+
+    #[test]
+    fn each_backend_says_what_it_offers() {
+        assert_eq!(capabilities(BackendKind::Kubernetes).backend, "kubernetes");
+        assert_eq!(capabilities(BackendKind::Local).backend, "local");
+    }
 }

@@ -6,6 +6,7 @@
 
 pub mod forecast;
 
+mod chaos;
 mod diag;
 mod explain;
 mod misbehave;
@@ -15,11 +16,12 @@ mod select;
 mod template;
 mod validate;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::backend::Capabilities;
 use crate::chain::ChainAdapter;
-use crate::model::{BackendKind, ChainKind, Plan};
+use crate::model::{BackendKind, ChainKind, Fault, NodeName, Plan, Step};
 
 pub use diag::{Diagnostics, Look, Problem};
 pub use explain::{CODES, FORECAST as FORECAST_CODES};
@@ -85,6 +87,52 @@ pub fn load_text(name: &str, text: &str, options: &Options<'_>) -> Result<Plan, 
         None => return Err(Diagnostics::new(name, text, problems)),
     };
     validate::validate(&raw, text, problems, options).map_err(|problems| Diagnostics::new(name, text, problems))
+}
+
+/// A network that is up, for a step that is not in its file.
+#[derive(Clone, Debug)]
+pub struct Given<'a> {
+    /// What it was made from.
+    pub plan: &'a Plan,
+    /// The nodes that were started.
+    pub present: &'a BTreeSet<NodeName>,
+    /// The faults that are on.
+    pub on: Vec<On<'a>>,
+}
+
+/// A fault that is on.
+#[derive(Clone, Debug)]
+pub struct On<'a> {
+    /// The fault.
+    pub fault: &'a Fault,
+    /// Whom it still strikes.
+    pub targets: Vec<NodeName>,
+}
+
+/// Checks one step, written as in a file but without `[[steps]]`, against a network that is up; `name` is what messages call the text. A
+/// fault without an id gets one that is free.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load_step(
+    name: &str,
+    text: &str,
+    id: Option<&str>,
+    given: &Given<'_>,
+    options: &Options<'_>,
+) -> Result<Step, Diagnostics> {
+    let mut problems = Vec::new();
+    let Some(step) = raw::read::<raw::Step>(text, &mut problems) else {
+        return Err(Diagnostics::new(name, text, problems));
+    };
+    let whole = 0..text.len();
+    let step = raw::At {
+        key: whole.clone(),
+        at: whole,
+        value: step,
+    };
+    validate::desk::step(&step, text, problems, id, given, options)
+        .map_err(|problems| Diagnostics::new(name, text, problems))
 }
 
 /// The text of a file, or why there is none.

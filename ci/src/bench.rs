@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use crate::chores;
 
+mod faults;
+mod kubernetes;
+
 /// CometBFT version of the benches.
 const COMETBFT: &str = "cometbft-0.38.17";
 
@@ -30,8 +33,19 @@ pub(crate) fn run(words: &[&str]) -> Result<(), String> {
     if wanted("observe") {
         observe(if quick { 10 } else { 60 })?;
     }
+    if wanted("kubernetes-start") {
+        kubernetes::start(repeats, names.contains(&"kubernetes-start"))?;
+    }
+    // Minutes long, so only by its name.
+    if names.contains(&"faults") {
+        let write = words.contains(&"--write").then_some("docs/faults.md");
+        faults::table(repeats, write)?;
+    }
     Ok(())
 }
+
+/// What is measured.
+const TRIALNET: &str = "target/release/trialnet";
 
 /// What was measured of a run.
 struct Measured {
@@ -46,9 +60,9 @@ struct Measured {
 fn local_start(repeats: usize) -> Result<(), String> {
     println!("\nlocal-start (median of {repeats})");
     println!("{:<34} {:>12} {:>9}", "network", "measured", "reach");
-    let four = repeated(repeats, || measure(&devnodes(4, 0, "500ms")))?;
+    let four = repeated(repeats, || measure(&devnodes(4, 0, "500ms"), LOCAL))?;
     row("4 devnodes: all at height 3", four.height_3, 1500);
-    let hundred = repeated(repeats, || measure(&devnodes(10, 90, "500ms")))?;
+    let hundred = repeated(repeats, || measure(&devnodes(10, 90, "500ms"), LOCAL))?;
     row("100 nodes: all at height 3", hundred.height_3, 5000);
     row("100 nodes: gone again", hundred.gone, 1000);
     Ok(())
@@ -70,7 +84,7 @@ fn cometbft_start(repeats: usize) -> Result<(), String> {
     for _ in 0..repeats {
         // In turn, so that both see the same machine.
         bare.push(bare_cometbft()?);
-        ours.push(measure(COMET_SCENARIO)?);
+        ours.push(measure(COMET_SCENARIO, LOCAL)?);
     }
     let rpc = (
         median(bare.iter().map(|times| times.0)),
@@ -80,22 +94,27 @@ fn cometbft_start(repeats: usize) -> Result<(), String> {
         median(bare.iter().map(|times| times.1)),
         median(ours.iter().map(|run| run.height_1)),
     );
+    ratios(rpc, first, "1.15");
+    Ok(())
+}
+
+/// The table of a bench with a baseline: (bare, ours) until all RPC is up and until all are at height 1, beside what is to be reached.
+fn ratios(rpc: (u64, u64), first: (u64, u64), reach: &str) {
     println!(
         "{:<20} {:>10} {:>10} {:>8} {:>8}",
         "until", "bare", "trialnet", "ratio", "reach"
     );
     for (what, (bare, ours)) in [("all RPC up", rpc), ("all at height 1", first)] {
         let ratio = ours as f64 / bare as f64;
-        println!("{what:<20} {bare:>7} ms {ours:>7} ms {ratio:>8.2} {:>8}", "1.15");
+        println!("{what:<20} {bare:>7} ms {ours:>7} ms {ratio:>8.2} {reach:>8}");
     }
-    Ok(())
 }
 
 fn observe(seconds: u64) -> Result<(), String> {
     println!("\nobserve: 100 nodes at 5 Hz for {seconds} s, trialnet's own process");
     let place = tempfile::tempdir().map_err(|error| error.to_string())?;
     let text = devnodes(10, 90, &format!("{}s", seconds + 5)).replace("block_time = \"200ms\"", "block_time = \"1s\"");
-    let (mut child, records) = start(&text, place.path())?;
+    let (mut child, records) = start(&text, place.path(), LOCAL)?;
     let ready = wait(Duration::from_secs(60), "ready", || {
         let text = fs::read_to_string(&records).unwrap_or_default();
         text.contains("\"record\":\"ready\"").then_some(())
@@ -167,31 +186,40 @@ count = 4
 expect.height = { nodes = ["all"], at_least = 3, within = "60s" }
 "#;
 
+/// The value of `--backend` for processes on this machine.
+const LOCAL: &str = "local";
+
 /// Starts trialnet on a scenario; the path of its records.
-fn start(text: &str, place: &Path) -> Result<(Child, PathBuf), String> {
+fn start(text: &str, place: &Path, backend: &str) -> Result<(Child, PathBuf), String> {
     let file = place.join("bench.toml");
     let folder = place.join("run");
     fs::write(&file, text).map_err(|error| error.to_string())?;
-    let child = Command::new("target/release/trialnet")
+    let child = Command::new(TRIALNET)
         .arg("run")
         .arg(&file)
+        .args(["--backend", backend])
         .arg("--run-dir")
         .arg(&folder)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| format!("start target/release/trialnet: {error}"))?;
+        .map_err(|error| format!("start {TRIALNET}: {error}"))?;
     Ok((child, folder.join("records.jsonl")))
 }
 
 /// One run of a scenario, from the start of the process to its end.
-fn measure(text: &str) -> Result<Measured, String> {
+fn measure(text: &str, backend: &str) -> Result<Measured, String> {
     let place = tempfile::tempdir().map_err(|error| error.to_string())?;
     let spawned = now();
-    let (mut child, records) = start(text, place.path())?;
+    let (child, records) = start(text, place.path(), backend)?;
+    read(child, &records, spawned)
+}
+
+/// Waits for the end of a run that was started at `spawned`, and reads from its records what was when.
+fn read(mut child: Child, records: &Path, spawned: u64) -> Result<Measured, String> {
     let status = child.wait().map_err(|error| error.to_string())?;
     let ended = now();
-    let text = fs::read_to_string(&records).map_err(|error| format!("{}: {error}", records.display()))?;
+    let text = fs::read_to_string(records).map_err(|error| format!("{}: {error}", records.display()))?;
     if !status.success() {
         return Err(format!(
             "the run ended with {status}; its last record: {}",
@@ -284,16 +312,25 @@ fn bare_cometbft() -> Result<(u64, u64), String> {
 
 /// The height that a node reports.
 fn height_of(ip: &str) -> Option<u64> {
-    let address: SocketAddr = format!("{ip}:26657").parse().ok()?;
+    height_in(&get(format!("{ip}:26657").parse().ok()?, "/status")?)
+}
+
+/// The height in the answer to a status request.
+fn height_in(answer: &str) -> Option<u64> {
+    let rest = answer.split("\"latest_block_height\":\"").nth(1)?;
+    rest.split('"').next()?.parse().ok()
+}
+
+/// The answer to an HTTP request, with its head. In HTTP 1.0, so that the body comes in one piece.
+fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     stream
-        .write_all(b"GET /status HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+        .write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
         .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    let rest = answer.split("\"latest_block_height\":\"").nth(1)?;
-    rest.split('"').next()?.parse().ok()
+    Some(answer)
 }
 
 /// Looks until there is a value.

@@ -28,10 +28,11 @@ pub(crate) fn scenarios(folder: &str) -> Result<(), String> {
         .env("TRIALNET_SCENARIOS", folder))
 }
 
-/// The random trials at their full count.
+/// The random trials at their full count, those on a cluster (`kubernetes::killed::`) included where there is one.
 pub(crate) fn long() -> Result<(), String> {
     run(Command::new("cargo")
-        .args(["test", "--release", "--test", "it", "--", "killed::", "--nocapture"])
+        .args(["test", "--release", "--test", "it", "--"])
+        .args(["killed::", "rehearsal::", "--nocapture"])
         .env("TRIALNET_TRIALS", "100"))
 }
 
@@ -42,6 +43,14 @@ fn cargo(arguments: &[&str]) -> Result<(), String> {
 /// Runs a command to its end; an error unless it succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     println!("+ {command:?}");
+    // What `cargo xtask` was told of its own package: a build script that looks at it (ring's does) would run anew, and all that is built
+    // on it, at each turn between `cargo` and `cargo xtask`.
+    for (name, _) in std::env::vars_os() {
+        let word = name.to_string_lossy();
+        if word.starts_with("CARGO_PKG_") || word.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     let status = command
         .status()
         .map_err(|error| format!("start {command:?}: {error}"))?;

@@ -4,6 +4,8 @@
 //! One loop owns all state. It runs on the main thread and starts nodes from there, since the kernel watches that thread.
 //! The proxies of the links have a thread of their own, so that no amount of traffic delays the loop.
 
+mod guests;
+
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
@@ -20,14 +22,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::guests::{Guests, Voice};
 use super::nodes::{self, Node};
-use super::protocol::{Ask, Call, JobDef, LinkDef, NodeDef, PROTOCOL, Reply, Said, Setup};
+use super::protocol::{Ask, Call, JobDef, LinkDef, NodeDef, PROTOCOL, ProcessNow, Reply, Said, Setup};
 use super::proxy::{Links, Shape};
 use super::registry::{self, RunEntry, Slot};
 use super::table::{self, Proc};
 use super::tamper::{self, Tamper};
-use super::{node_trouble, trouble};
-use crate::backend::{LinkShape, Trouble};
+use super::{damage, node_trouble, trouble};
+use crate::backend::{Damage, LinkShape, Trouble};
 use crate::model::Ms;
 use crate::record::NodeEvent;
 
@@ -90,25 +93,21 @@ pub fn raise_file_limit() {
     }
 }
 
-type Questions = Lines<BufReader<pipe::Receiver>>;
+/// What is asked, a line each.
+pub(crate) type Questions = Lines<BufReader<pipe::Receiver>>;
 
 /// Listens until trialnet asks for the end or is gone.
 async fn guard(proxies: Handle) -> io::Result<()> {
-    let mut questions = BufReader::new(pipe::Receiver::from_owned_fd(
-        io::stdin().as_fd().try_clone_to_owned()?,
-    )?)
-    .lines();
-    let answers = pipe::Sender::from_owned_fd(io::stdout().as_fd().try_clone_to_owned()?)?;
-    let (say, sayings) = mpsc::unbounded_channel();
-    let writer = tokio::spawn(write(answers, sayings));
-    // Handlers rather than "ignore", which the nodes would inherit.
-    let mut ignored = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()].map(|kind| signal(kind).ok());
+    let (mut questions, say, writer) = converse()?;
+    let mut ignored = ignored_signals();
     let mut term = signal(SignalKind::terminate())?;
 
     let Some((id, setup)) = first_question(&mut questions).await? else {
         return Ok(());
     };
-    let mut guard = match Guard::new(setup, proxies, say.clone()) {
+    let voice = Voice::new(say.clone());
+    let mut guests = Guests::new(voice.clone());
+    let mut guard = match Guard::new(setup, proxies, voice) {
         Ok(guard) => guard,
         Err(trouble) => {
             tell(
@@ -118,33 +117,86 @@ async fn guard(proxies: Handle) -> io::Result<()> {
                     result: Err(trouble),
                 },
             );
-            drop(say);
+            drop((say, guests));
             return flush(writer).await;
         }
     };
     guard.answer(id, Ok(Reply::Done));
 
+    let mut attended = true;
     let how = loop {
-        let (lease_ends, events) = (guard.lease_ends, &mut guard.events);
-        tokio::select! {
-            line = questions.next_line() => match line.ok().flatten().map(|line| serde_json::from_str::<Call>(&line)) {
+        let (lease_ends, stay_ends, events) = (guard.lease_ends, guard.stay_ends, &mut guard.events);
+        let asked = tokio::select! {
+            line = questions.next_line(), if attended => match line.ok().flatten().map(|line| serde_json::from_str::<Call>(&line)) {
+                Some(Ok(call)) => Some(call),
+                // Whoever began a guard that stays may go.
+                None | Some(Err(_)) if stay_ends.is_some() => {
+                    attended = false;
+                    None
+                }
                 // Trialnet is gone, or not to be understood: both end the run.
                 None | Some(Err(_)) => break End::default(),
-                Some(Ok(Call { id, ask: Ask::Teardown { grace, keep_homes } })) => {
-                    break End { asked_by: Some(id), grace, keep_homes };
-                }
-                Some(Ok(Call { id, ask })) => guard.handle(id, ask),
             },
-            Some(event) = events.recv() => guard.take(event),
-            () = sleep_until(lease_ends) => guard.lease_over(),
+            Some(call) = guests.next() => Some(call),
+            Some(event) = events.recv() => {
+                guard.take(event);
+                None
+            }
+            () = sleep_until(lease_ends) => {
+                guard.lease_over();
+                None
+            }
+            () = sleep_until(stay_ends) => break End::default(),
             _ = term.recv() => break End::default(),
-            () = swallow(&mut ignored) => {}
+            () = swallow(&mut ignored) => None,
+        };
+        match asked {
+            Some(Call {
+                id,
+                ask: Ask::Teardown { grace, keep_homes },
+            }) => {
+                break End {
+                    asked_by: Some(id),
+                    grace,
+                    keep_homes,
+                };
+            }
+            Some(Call {
+                id,
+                ask: Ask::Stay(time),
+            }) => {
+                let result = guard.stay(time, &mut guests);
+                guard.answer(id, result);
+            }
+            Some(Call { id, ask }) => guard.handle(id, ask),
+            None => {}
         }
     };
     guard.teardown(how).await;
     drop(guard);
     drop(say);
+    guests.leave(FLUSH_LIMIT).await;
+    if !attended {
+        return Ok(());
+    }
     flush(writer).await
+}
+
+/// Standard input and output as a conversation: the questions, where answers are put, and the task that writes them.
+pub(crate) fn converse() -> io::Result<(Questions, mpsc::UnboundedSender<String>, JoinHandle<()>)> {
+    let stdin = pipe::Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
+    let answers = pipe::Sender::from_owned_fd(io::stdout().as_fd().try_clone_to_owned()?)?;
+    let (say, sayings) = mpsc::unbounded_channel();
+    Ok((
+        BufReader::new(stdin).lines(),
+        say,
+        tokio::spawn(write(answers, sayings)),
+    ))
+}
+
+/// The signals that mean nothing to a guard. Handlers rather than "ignore", which its children would inherit.
+pub(crate) fn ignored_signals() -> [Option<tokio::signal::unix::Signal>; 3] {
+    [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()].map(|kind| signal(kind).ok())
 }
 
 /// How the run ends.
@@ -178,7 +230,8 @@ async fn first_question(questions: &mut Questions) -> io::Result<Option<(u64, Se
     }
 }
 
-async fn sleep_until(moment: Option<Instant>) {
+/// Waits for a moment; for ever where there is none.
+pub(super) async fn sleep_until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment).await,
         None => pending().await,
@@ -186,7 +239,7 @@ async fn sleep_until(moment: Option<Instant>) {
 }
 
 /// Returns when a signal came that means nothing here.
-async fn swallow(ignored: &mut [Option<tokio::signal::unix::Signal>; 3]) {
+pub(crate) async fn swallow(ignored: &mut [Option<tokio::signal::unix::Signal>; 3]) {
     let [interrupt, hangup, quit] = ignored;
     let one = async |signal: &mut Option<tokio::signal::unix::Signal>| match signal {
         Some(signal) => drop(signal.recv().await),
@@ -209,15 +262,18 @@ async fn write(mut answers: pipe::Sender, mut sayings: mpsc::UnboundedReceiver<S
     }
 }
 
-async fn flush(writer: JoinHandle<()>) -> io::Result<()> {
+/// Waits a moment for the last words to get out.
+pub(crate) async fn flush(writer: JoinHandle<()>) -> io::Result<()> {
     tokio::time::timeout(FLUSH_LIMIT, writer)
         .await?
         .map_err(io::Error::other)
 }
 
-fn tell(say: &mpsc::UnboundedSender<String>, said: &Said) {
+/// Says something, on a line of its own.
+pub(crate) fn tell(say: &mpsc::UnboundedSender<String>, said: &impl serde::Serialize) {
     if let Ok(mut line) = serde_json::to_string(said) {
         line.push('\n');
+        // The other end may be gone.
         drop(say.send(line));
     }
 }
@@ -244,14 +300,16 @@ struct Guard {
     links: Links,
     /// When faults revert; `None`: they have, or none was ever held.
     lease_ends: Option<Instant>,
-    say: mpsc::UnboundedSender<String>,
+    /// When it ends by itself, if it stays when whoever began it has gone.
+    stay_ends: Option<Instant>,
+    voice: Voice,
     happen: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Guard {
     /// Enters the run into the registry.
-    fn new(mut setup: Setup, proxies: Handle, say: mpsc::UnboundedSender<String>) -> Result<Self, Trouble> {
+    fn new(mut setup: Setup, proxies: Handle, voice: Voice) -> Result<Self, Trouble> {
         let failed = |what: &str, error: io::Error| trouble("infra/guard-setup", what, error.to_string());
         if setup.tamper.is_none() {
             let word = std::env::var(tamper::VARIABLE).unwrap_or_default();
@@ -273,6 +331,8 @@ impl Guard {
                 .duration_since(std::time::UNIX_EPOCH)
                 .map_or(0, |since| Ms::from(since).0),
             space: registry::process_space(),
+            cluster: None,
+            stays: false,
         };
         registry::remember(&setup.state_dir, &entry).map_err(|error| failed("an entry in the registry", error))?;
         registry::make_homes(&setup.homes, &setup.run).map_err(|error| failed("a folder for the node homes", error))?;
@@ -284,25 +344,30 @@ impl Guard {
             nodes: BTreeMap::new(),
             links: Links::new(proxies),
             lease_ends: None,
-            say,
+            stay_ends: None,
+            voice,
             happen,
             events,
         })
     }
 
     fn answer(&self, id: u64, result: Result<Reply, Trouble>) {
-        tell(&self.say, &Said::Answer { id, result });
+        self.voice.say(&Said::Answer { id, result });
     }
 
     fn handle(&mut self, id: u64, ask: Ask) {
         let result = match ask {
-            Ask::Setup(_) | Ask::Teardown { .. } => Err(trouble("infra/guard-protocol", "one setup", "a second one")),
+            Ask::Setup(_) | Ask::Teardown { .. } | Ask::Stay(_) => {
+                Err(trouble("infra/guard-protocol", "one setup", "a second one"))
+            }
+            Ask::Describe => Ok(Reply::Nodes(self.describe())),
             Ask::Claim { except } => self.claim(&except),
             Ask::Define(defs) => self.define(defs),
             Ask::Link(defs) => self.link(defs),
             Ask::Start(names) => self.start(&names),
-            Ask::Kill(name) => return self.kill(id, &name),
+            Ask::Kill(name, component) => return self.kill(id, &name, component.as_deref()),
             Ask::Stop(name, grace) => return self.stop(id, &name, grace),
+            Ask::Corrupt(name, damages) => self.corrupt(&name, &damages),
             Ask::Pause(name) => self.pause(&name),
             Ask::Resume(name) => self.resume(&name),
             Ask::Shape(shapes) => self.shape(&shapes),
@@ -315,6 +380,37 @@ impl Guard {
             Ask::Job(job) => return self.job(id, job),
         };
         self.answer(id, result);
+    }
+
+    /// From now on it outlives whoever began it: guests are let in at the run's socket, and it ends by itself after this time, until
+    /// which also faults stay.
+    fn stay(&mut self, time: Ms, guests: &mut Guests) -> Result<Reply, Trouble> {
+        let failed = |what: &str, error: io::Error| trouble("infra/guard-setup", what, error.to_string());
+        let path = registry::socket(&self.setup.state_dir, &self.setup.run);
+        guests
+            .open(&path)
+            .map_err(|error| failed(&format!("a socket at {}", path.display()), error))?;
+        self.entry.stays = true;
+        registry::remember(&self.setup.state_dir, &self.entry)
+            .map_err(|error| failed("an entry in the registry", error))?;
+        self.stay_ends = Some(Instant::now() + time.duration());
+        self.setup.lease = time;
+        Ok(Reply::Done)
+    }
+
+    /// The processes of all nodes as they are now.
+    fn describe(&self) -> Vec<ProcessNow> {
+        let of_node = |node: &Node| {
+            let of_component = |(component, process): (&super::protocol::ComponentDef, &nodes::Process)| ProcessNow {
+                node: node.def.name.clone(),
+                component: component.name.clone(),
+                pid: process.last_pid,
+                generation: process.generation,
+            };
+            let components = node.def.components.iter().zip(&node.processes);
+            components.map(of_component).collect::<Vec<_>>()
+        };
+        self.nodes.values().flat_map(of_node).collect()
     }
 
     fn claim(&mut self, except: &[u8]) -> Result<Reply, Trouble> {
@@ -362,15 +458,17 @@ impl Guard {
     fn start(&mut self, names: &[String]) -> Result<Reply, Trouble> {
         for name in names {
             let node = known(&mut self.nodes, name)?;
-            if node.runs() {
+            let down = |index: &usize| node.processes[*index].pid.is_none();
+            let down: Vec<usize> = (0..node.processes.len()).filter(down).collect();
+            if down.is_empty() {
                 return Err(node_trouble(
                     "infra/node-runs",
                     name,
-                    "a node that is down",
+                    "a node that is down, or a component of it",
                     "it runs already",
                 ));
             }
-            for index in 0..node.processes.len() {
+            for index in down {
                 let spawned = node.spawn(index, &self.setup.exe);
                 let component = &node.def.components[index];
                 let mut child = spawned.map_err(|error| {
@@ -389,13 +487,10 @@ impl Guard {
                     generation: process.generation,
                     version: component.version.clone(),
                 };
-                tell(
-                    &self.say,
-                    &Said::Node {
-                        node: name.clone(),
-                        event,
-                    },
-                );
+                self.voice.say(&Said::Node {
+                    node: name.clone(),
+                    event,
+                });
                 let (node, happen) = (name.clone(), self.happen.clone());
                 tokio::spawn(async move {
                     let status = child.wait().await.ok();
@@ -411,7 +506,7 @@ impl Guard {
         Ok(Reply::Done)
     }
 
-    fn kill(&mut self, id: u64, name: &str) {
+    fn kill(&mut self, id: u64, name: &str, component: Option<&str>) {
         if self.tampers(Tamper::KillNothing) {
             return self.answer(id, Ok(Reply::Done));
         }
@@ -420,12 +515,25 @@ impl Guard {
         {
             extra.signal(Signal::SIGKILL);
         }
-        self.end(id, name, Signal::SIGKILL);
+        let Some(component) = component else {
+            return self.end(id, name, None, Signal::SIGKILL);
+        };
+        let which = known(&mut self.nodes, name).and_then(|node| {
+            let mut components = node.def.components.iter();
+            components.position(|known| known.name == component).ok_or_else(|| {
+                let seen = format!("there is none called {component}");
+                node_trouble("infra/io", name, "a component of the node", seen)
+            })
+        });
+        match which {
+            Ok(which) => self.end(id, name, Some(which), Signal::SIGKILL),
+            Err(trouble) => self.answer(id, Err(trouble)),
+        }
     }
 
     fn stop(&mut self, id: u64, name: &str, grace: Ms) {
         let Some(node) = self.nodes.get(name).filter(|node| node.runs()) else {
-            return self.end(id, name, Signal::SIGTERM);
+            return self.end(id, name, None, Signal::SIGTERM);
         };
         let event = Event::GraceOver {
             node: name.to_owned(),
@@ -436,23 +544,38 @@ impl Guard {
             tokio::time::sleep(grace.duration()).await;
             drop(happen.send(event));
         });
-        self.end(id, name, Signal::SIGTERM);
+        self.end(id, name, None, Signal::SIGTERM);
     }
 
-    /// Signals a node that is to end, and answers when it has.
-    fn end(&mut self, id: u64, name: &str, with: Signal) {
+    /// Signals a node that is to end, or one component of it, and answers when it has.
+    fn end(&mut self, id: u64, name: &str, which: Option<usize>, with: Signal) {
         match known(&mut self.nodes, name) {
             Err(trouble) => self.answer(id, Err(trouble)),
-            Ok(node) if !node.runs() => self.answer(id, Ok(Reply::Done)),
+            Ok(node) if !node.any_runs(which) => self.answer(id, Ok(Reply::Done)),
             Ok(node) => {
-                node.expect_exit();
-                node.signal(with);
-                // A halted process takes no notice of anything but SIGKILL.
-                node.signal(Signal::SIGCONT);
-                node.paused = false;
-                node.awaited_by.push(id);
+                node.expect_exit(which);
+                node.signal_some(which, with);
+                if which.is_none() {
+                    // A halted process takes no notice of anything but SIGKILL.
+                    node.signal(Signal::SIGCONT);
+                    node.paused = false;
+                }
+                node.awaited_by.push((id, which));
             }
         }
+    }
+
+    fn corrupt(&mut self, name: &str, damages: &[Damage]) -> Result<Reply, Trouble> {
+        let node = known(&mut self.nodes, name)?;
+        if node.runs() {
+            let expected = "a node that is down before its files are damaged";
+            return Err(node_trouble("infra/node-runs", name, expected, "it runs"));
+        }
+        let Some(data) = &node.def.data else {
+            return Err(node_trouble("infra/home", name, "a volume with files", "it has none"));
+        };
+        damage::damage(name, data, damages)?;
+        Ok(Reply::Done)
     }
 
     fn pause(&mut self, name: &str) -> Result<Reply, Trouble> {
@@ -541,7 +664,8 @@ impl Guard {
             }
         );
         let expected = format!("a renewal of the leases within {}", self.setup.lease);
-        tell(&self.say, &Said::Trouble(trouble("infra/lease-lost", expected, seen)));
+        self.voice
+            .say(&Said::Trouble(trouble("infra/lease-lost", expected, seen)));
         self.revert();
     }
 
@@ -586,35 +710,27 @@ impl Guard {
             asked: process.asked,
             tail: if process.asked { Vec::new() } else { node.tail(index) },
         };
-        tell(
-            &self.say,
-            &Said::Node {
-                node: name.to_owned(),
-                event,
-            },
-        );
+        self.voice.say(&Said::Node {
+            node: name.to_owned(),
+            event,
+        });
         if !node.runs() && !node.awaited_by.is_empty() {
             // Children that left their group; mostly there are none. Not waited for any longer: the probes will tell.
             drop(table::end_node(&self.setup.run, name, STRAY_LIMIT));
-            for id in std::mem::take(&mut node.awaited_by) {
-                tell(
-                    &self.say,
-                    &Said::Answer {
-                        id,
-                        result: Ok(Reply::Done),
-                    },
-                );
-            }
+        }
+        for id in node.answered() {
+            let result = Ok(Reply::Done);
+            self.voice.say(&Said::Answer { id, result });
         }
     }
 
     /// Runs a job beside everything else. What is left of it at the teardown is found by the run's id.
     fn job(&mut self, id: u64, job: JobDef) {
         let exe = self.setup.exe.clone();
-        let say = self.say.clone();
+        let voice = self.voice.clone();
         // Started here, from the main thread, like nodes.
         let spawned = (|| {
-            nodes::through_shim(&exe, &job.program, &job.args)
+            tokio::process::Command::from(nodes::through_shim(&exe, &[], &job.program, &job.args))
                 .env_clear()
                 .envs(&job.env)
                 .current_dir(&job.home)
@@ -642,7 +758,7 @@ impl Guard {
                 },
                 Err(_) => Reply::Job { code: None, late: true },
             };
-            tell(&say, &Said::Answer { id, result: Ok(reply) });
+            voice.say(&Said::Answer { id, result: Ok(reply) });
         });
     }
 
@@ -657,7 +773,7 @@ impl Guard {
     ) {
         self.revert();
         for node in self.nodes.values_mut() {
-            node.expect_exit();
+            node.expect_exit(None);
             if grace > Ms(0) {
                 node.signal(Signal::SIGTERM);
                 // Also where the pause was somebody else's: a halted process would not see SIGTERM.

@@ -3,17 +3,18 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::protocol::{ComponentDef, NodeDef};
 use super::table;
 
 /// How much of a log is looked through for its last lines.
-const TAIL_BYTES: u64 = 16 << 10;
+pub(super) const TAIL_BYTES: u64 = 16 << 10;
 /// How many lines of a log an exit carries.
 const TAIL_LINES: usize = 20;
 
@@ -24,8 +25,8 @@ pub(super) struct Node {
     /// In the order of the definition.
     pub(super) processes: Vec<Process>,
     pub(super) paused: bool,
-    /// Questions that are answered when no process of the node is left.
-    pub(super) awaited_by: Vec<u64>,
+    /// Questions that are answered when no process of the node is left, or of one component, by its index.
+    pub(super) awaited_by: Vec<(u64, Option<usize>)>,
 }
 
 /// A component's process, over all its generations.
@@ -33,6 +34,8 @@ pub(super) struct Node {
 pub(super) struct Process {
     /// Of the last generation, while it runs.
     pub(super) pid: Option<u32>,
+    /// Of the last generation, also when it is gone.
+    pub(super) last_pid: Option<u32>,
     pub(super) generation: u32,
     /// Whether somebody wants it gone.
     pub(super) asked: bool,
@@ -68,16 +71,42 @@ impl Node {
 
     /// Signals all processes of the node: each is the leader of its group.
     pub(super) fn signal(&self, signal: Signal) {
-        for pid in self.processes.iter().filter_map(|process| process.pid) {
+        self.signal_some(None, signal);
+    }
+
+    /// Whether any process runs of those that are meant: all, or one component's.
+    pub(super) fn any_runs(&self, which: Option<usize>) -> bool {
+        self.meant(which).any(|process| process.pid.is_some())
+    }
+
+    fn meant(&self, which: Option<usize>) -> impl Iterator<Item = &Process> {
+        let meant = move |index: usize| which.is_none_or(|which| which == index);
+        let processes = self.processes.iter().enumerate();
+        processes
+            .filter(move |(index, _)| meant(*index))
+            .map(|(_, process)| process)
+    }
+
+    /// Signals all processes, or that of one component.
+    pub(super) fn signal_some(&self, which: Option<usize>, signal: Signal) {
+        for pid in self.meant(which).filter_map(|process| process.pid) {
             table::signal_group(pid, signal);
         }
     }
 
-    /// From now on its exits are wanted.
-    pub(super) fn expect_exit(&mut self) {
-        for process in &mut self.processes {
-            process.asked |= process.pid.is_some();
+    /// From now on its exits are wanted; or those of one component.
+    pub(super) fn expect_exit(&mut self, which: Option<usize>) {
+        for (index, process) in self.processes.iter_mut().enumerate() {
+            process.asked |= process.pid.is_some() && which.is_none_or(|which| which == index);
         }
+    }
+
+    /// Takes the questions whose processes are gone.
+    pub(super) fn answered(&mut self) -> Vec<u64> {
+        let awaited = std::mem::take(&mut self.awaited_by);
+        let (left, done) = awaited.into_iter().partition(|(_, which)| self.any_runs(*which));
+        self.awaited_by = left;
+        done.into_iter().map(|(id, _): (u64, _)| id).collect()
     }
 
     /// Starts the next generation of a component. Does not wait for anything.
@@ -85,7 +114,7 @@ impl Node {
         let component = &self.def.components[index];
         let process = &mut self.processes[index];
         let (log, log_from) = open_log(component, process.generation + 1)?;
-        let child = through_shim(exe, &component.program, &component.args)
+        let child = tokio::process::Command::from(through_shim(exe, &[], &component.program, &component.args))
             .env_clear()
             .envs(&component.env)
             .current_dir(&self.def.home)
@@ -93,6 +122,7 @@ impl Node {
             .stderr(log)
             .spawn()?;
         process.pid = child.id();
+        process.last_pid = process.pid;
         process.generation += 1;
         process.asked = false;
         process.log_from = log_from;
@@ -116,10 +146,12 @@ impl Node {
     }
 }
 
-/// A program of its own process group that dies with the guard's main thread.
-pub(super) fn through_shim(exe: &Path, program: &Path, args: &[String]) -> Command {
-    let mut command = Command::new(exe);
+/// A program of its own process group that dies with the main thread of this process. `exe` and `first` are the command that
+/// runs trialnet itself.
+pub(super) fn through_shim(exe: &Path, first: &[String], program: &Path, args: &[String]) -> std::process::Command {
+    let mut command = std::process::Command::new(exe);
     command
+        .args(first)
         .args(["shim", "--guard", &std::process::id().to_string(), "--"])
         .arg(program)
         .args(args)
@@ -149,12 +181,14 @@ fn open_log(component: &ComponentDef, generation: u32) -> io::Result<(File, u64)
     }
     let newline = if last == [b'\n'] { "" } else { "\n" };
     let ComponentDef { name, version, .. } = component;
-    writeln!(
-        log,
-        "{newline}=== trialnet: {name} {version}, generation {generation} ==="
-    )?;
+    writeln!(log, "{newline}{}", marker(name, version, generation))?;
     let begins = log.seek(SeekFrom::End(0))?;
     Ok((log, begins))
+}
+
+/// The line that stands before the output of each generation.
+pub(super) fn marker(component: &str, version: &str, generation: u32) -> String {
+    format!("=== trialnet: {component} {version}, generation {generation} ===")
 }
 
 fn tail(log: &Path, from: u64) -> io::Result<Vec<String>> {
@@ -164,10 +198,15 @@ fn tail(log: &Path, from: u64) -> io::Result<Vec<String>> {
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
+    Ok(last_lines(&bytes))
+}
+
+/// The last lines of an output, as an exit carries them.
+pub(super) fn last_lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text.lines().collect();
     let skip = lines.len().saturating_sub(TAIL_LINES);
-    Ok(lines[skip..].iter().map(|line| (*line).to_owned()).collect())
+    lines[skip..].iter().map(|line| (*line).to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -190,6 +229,7 @@ mod tests {
         let def = |names: &[&str]| NodeDef {
             name: "n".to_owned(),
             home: "/h".into(),
+            data: None,
             components: names.iter().map(|name| component(name, Path::new("/l"))).collect(),
         };
         let mut node = Node::new(def(&["app", "core"]));

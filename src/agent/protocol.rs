@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::tamper::Tamper;
-use crate::backend::{LinkId, LinkShape, Trouble};
+use crate::backend::{Damage, LinkId, LinkShape, Trouble};
 use crate::model::{Ms, NodeName};
 use crate::record::NodeEvent;
 
 /// The version of what is said. Both ends are the same executable, except when it was replaced in the middle of a run.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 3;
 
 /// Trialnet asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,12 +37,14 @@ pub enum Ask {
     Define(Vec<NodeDef>),
     /// Opens the proxies of these links.
     Link(Vec<LinkDef>),
-    /// Starts nodes.
+    /// Starts those components of these nodes that are down.
     Start(Vec<NodeName>),
-    /// SIGKILL. Answered when all processes of the node are gone.
-    Kill(NodeName),
+    /// SIGKILL, for all components or one. Answered when the processes are gone.
+    Kill(NodeName, Option<String>),
     /// SIGTERM, and SIGKILL after the grace. Answered when all processes of the node are gone.
     Stop(NodeName, Ms),
+    /// Damages files of a node that is down.
+    Corrupt(NodeName, Vec<Damage>),
     /// SIGSTOP.
     Pause(NodeName),
     /// SIGCONT.
@@ -51,6 +53,11 @@ pub enum Ask {
     Shape(Vec<LinkShape>),
     /// Keeps the leases alive.
     Renew,
+    /// Outlives whoever began it, for this time at most: from now on the guard is also reached at the run's socket, and what is said there
+    /// has the same form.
+    Stay(Ms),
+    /// What processes there are. Answered with [`Reply::Nodes`].
+    Describe,
     /// Runs a program to its end. Answered with [`Reply::Job`].
     Job(JobDef),
     /// Puts everything back and ends. Answered with [`Reply::Left`].
@@ -92,6 +99,9 @@ pub struct NodeDef {
     pub name: NodeName,
     /// Where its processes start.
     pub home: PathBuf,
+    /// Where its first volume is; `None`: it has none.
+    #[serde(default)]
+    pub data: Option<PathBuf>,
     /// Its processes.
     pub components: Vec<ComponentDef>,
 }
@@ -124,6 +134,19 @@ pub struct LinkDef {
     pub target: SocketAddr,
     /// The address that the dialled node sees as its peer's.
     pub source: Option<IpAddr>,
+}
+
+/// A component's process as the guard knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessNow {
+    /// The node.
+    pub node: NodeName,
+    /// The component.
+    pub component: String,
+    /// Of the last generation, if there was one.
+    pub pid: Option<u32>,
+    /// How many there were.
+    pub generation: u32,
 }
 
 /// A program that runs to its end.
@@ -182,6 +205,8 @@ pub enum Reply {
         /// Whether it took longer than its limit.
         late: bool,
     },
+    /// Every component of every node.
+    Nodes(Vec<ProcessNow>),
     /// What is left after the teardown, in words.
     Left(Vec<String>),
 }

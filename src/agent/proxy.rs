@@ -9,6 +9,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -20,6 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::protocol::LinkDef;
+use super::supervise::protocol::SpecLink;
 use crate::backend::{LinkId, LinkShape};
 use crate::model::Ms;
 
@@ -33,6 +36,10 @@ const EARLY_LIMIT: usize = 64 << 10;
 const PIECE_COST: usize = 64;
 /// How long the target may take to accept.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
+/// The same before it was reached for the first time, when packets may go to an address that is nobody's yet.
+const FIRST_DIAL_LIMIT: Duration = Duration::from_secs(1);
+/// Between two attempts to reach it for the first time.
+const FIRST_DIAL_EVERY: Duration = Duration::from_millis(50);
 
 thread_local! {
     /// One for all connections of a thread: bytes stay in it only between a read and the write right after it.
@@ -130,6 +137,36 @@ impl Links {
             target,
             source,
         } = def;
+        let route = Route {
+            target: Target::Address(target),
+            source,
+            reached: AtomicBool::new(true),
+        };
+        self.add(link, listen, route)
+    }
+
+    /// Opens the proxy of a link to a target by name, which is looked up at each dial. Until the target was reached once, connections
+    /// are held and their dial is repeated, for as long as the client waits: the target may not be there yet, and a client that is
+    /// refused would often wait for seconds until it tries again.
+    ///
+    /// # Errors
+    /// When its address is taken.
+    pub fn open_named(&mut self, link: SpecLink) -> io::Result<()> {
+        let SpecLink {
+            link,
+            listen,
+            host,
+            port,
+        } = link;
+        let route = Route {
+            target: Target::Name(host, port),
+            source: None,
+            reached: AtomicBool::new(false),
+        };
+        self.add(link, listen, route)
+    }
+
+    fn add(&mut self, link: LinkId, listen: SocketAddr, route: Route) -> io::Result<()> {
         let _on = self.runtime.enter();
         let socket = if listen.is_ipv4() {
             TcpSocket::new_v4()?
@@ -142,7 +179,7 @@ impl Links {
         let (shape, watched) = watch::channel(Shape::default());
         let task = self
             .runtime
-            .spawn(serve(listener, Route { target, source }, watched))
+            .spawn(serve(listener, Arc::new(route), watched))
             .abort_handle();
         self.links.insert(link, Link { shape, task });
         Ok(())
@@ -182,19 +219,27 @@ impl Links {
 }
 
 /// Where a link leads.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Route {
-    target: SocketAddr,
+    target: Target,
     source: Option<IpAddr>,
+    /// Whether there has been a connection to the target.
+    reached: AtomicBool,
 }
 
-async fn serve(listener: TcpListener, route: Route, shape: watch::Receiver<Shape>) {
+#[derive(Debug)]
+enum Target {
+    Address(SocketAddr),
+    Name(String, u16),
+}
+
+async fn serve(listener: TcpListener, route: Arc<Route>, shape: watch::Receiver<Shape>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => {
-                    connections.spawn(carry(client, route, shape.clone()));
+                    connections.spawn(carry(client, route.clone(), shape.clone()));
                 }
                 // Out of file descriptors, or the client is gone already: neither is helped by asking again at once.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -204,16 +249,25 @@ async fn serve(listener: TcpListener, route: Route, shape: watch::Receiver<Shape
     }
 }
 
-async fn carry(mut client: TcpStream, route: Route, mut shape: watch::Receiver<Shape>) {
+async fn carry(mut client: TcpStream, route: Arc<Route>, mut shape: watch::Receiver<Shape>) {
     // Without it, small messages wait for acknowledgements that a real link would not need either.
     drop(client.set_nodelay(true));
-    let Some(early) = hold(&client, &mut shape).await else {
-        return;
-    };
-    let Ok(mut target) = dial(route).await else {
-        // As if the dialled port had refused.
-        drop(client.set_zero_linger());
-        return;
+    let mut early = Vec::new();
+    let mut next = None;
+    let mut target = loop {
+        if hold(&client, &mut shape, &mut early, next).await.is_none() {
+            return;
+        }
+        if let Ok(target) = dial(&route).await {
+            route.reached.store(true, Ordering::Relaxed);
+            break target;
+        }
+        if route.reached.load(Ordering::Relaxed) {
+            // As if the dialled port had refused.
+            drop(client.set_zero_linger());
+            return;
+        }
+        next = Some(Instant::now() + FIRST_DIAL_EVERY);
     };
     let broken = {
         let (from_client, to_client) = client.split();
@@ -228,16 +282,21 @@ async fn carry(mut client: TcpStream, route: Route, mut shape: watch::Receiver<S
     }
 }
 
-/// Waits until the link lets a new connection through, and returns what the client has said by then; `None`: it is gone.
+/// Waits until the link lets a new connection through, not before `next`, and takes what the client says meanwhile; `None`: the client
+/// is gone.
 ///
 /// Reading is how a client that gives up is noticed; so a dialler that tries again and again does not pile connections up.
-async fn hold(client: &TcpStream, shape: &mut watch::Receiver<Shape>) -> Option<Vec<u8>> {
-    let mut early = Vec::new();
+async fn hold(
+    client: &TcpStream,
+    shape: &mut watch::Receiver<Shape>,
+    early: &mut Vec<u8>,
+    next: Option<Instant>,
+) -> Option<()> {
     let mut state = *shape.borrow_and_update();
-    let mut due = state.due();
+    let mut due = next.unwrap_or_else(|| state.due());
     loop {
         if !state.cut && due <= Instant::now() {
-            return Some(early);
+            return Some(());
         }
         tokio::select! {
             changed = shape.changed() => {
@@ -249,7 +308,7 @@ async fn hold(client: &TcpStream, shape: &mut watch::Receiver<Shape>) -> Option<
             () = tokio::time::sleep_until(due), if !state.cut => {}
             readable = client.readable(), if early.len() < EARLY_LIMIT => {
                 readable.ok()?;
-                match client.try_read_buf(&mut early) {
+                match client.try_read_buf(early) {
                     Ok(0) => return None,
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -260,7 +319,32 @@ async fn hold(client: &TcpStream, shape: &mut watch::Receiver<Shape>) -> Option<
     }
 }
 
-async fn dial(Route { target, source }: Route) -> io::Result<TcpStream> {
+async fn dial(route: &Route) -> io::Result<TcpStream> {
+    let limit = if route.reached.load(Ordering::Relaxed) {
+        DIAL_LIMIT
+    } else {
+        FIRST_DIAL_LIMIT
+    };
+    tokio::time::timeout(limit, async {
+        match &route.target {
+            Target::Address(address) => connect(*address, route.source).await,
+            Target::Name(host, port) => {
+                let mut failed = io::ErrorKind::NotFound.into();
+                for address in tokio::net::lookup_host((host.as_str(), *port)).await? {
+                    match connect(address, route.source).await {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => failed = error,
+                    }
+                }
+                Err(failed)
+            }
+        }
+    })
+    .await?
+}
+
+/// A connection from `source`, or from wherever the system likes.
+pub(super) async fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -269,7 +353,7 @@ async fn dial(Route { target, source }: Route) -> io::Result<TcpStream> {
     if let Some(source) = source {
         socket.bind(SocketAddr::new(source, 0))?;
     }
-    let stream = tokio::time::timeout(DIAL_LIMIT, socket.connect(target)).await??;
+    let stream = socket.connect(target).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -554,6 +638,70 @@ mod tests {
         let mut client = TcpStream::connect(listen).await.unwrap();
         let error = soon("the refusal", client.read_u8()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    /// A link to a name behind which nobody listens yet, with the addresses of its target and of itself.
+    async fn named(host: &str) -> (Links, SocketAddr, SocketAddr) {
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let listen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let mut links = Links::new(Handle::current());
+        let link = SpecLink {
+            link: id(),
+            listen,
+            host: host.to_owned(),
+            port: address.port(),
+        };
+        links.open_named(link).unwrap();
+        (links, address, listen)
+    }
+
+    #[tokio::test]
+    async fn a_target_that_is_not_there_yet_is_waited_for_once() {
+        let (_links, address, listen) = named("localhost").await;
+        let mut client = TcpStream::connect(listen).await.unwrap();
+        client.write_all(b"early").await.unwrap();
+        tokio::select! {
+            result = client.read_u8() => panic!("it was not held: {result:?}"),
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+        let target = TcpListener::bind(address).await.unwrap();
+        let (mut server, _) = soon("the held connection", target.accept()).await.unwrap();
+        let mut early = [0; 5];
+        soon("what was said early", server.read_exact(&mut early))
+            .await
+            .unwrap();
+        assert_eq!(&early, b"early");
+        server.write_u8(1).await.unwrap();
+        assert_eq!(soon("the answer", client.read_u8()).await.unwrap(), 1);
+        // From now on a target that is down refuses.
+        drop((server, target));
+        let mut client = TcpStream::connect(listen).await.unwrap();
+        let error = soon("the refusal", client.read_u8()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_held_connection_whose_client_gives_up_is_forgotten_and_a_cut_holds_it_too() {
+        let (links, address, listen) = named("127.0.0.1").await;
+        drop(TcpStream::connect(listen).await.unwrap());
+        let _waits = TcpStream::connect(listen).await.unwrap();
+        links.set(|_, _| Shape {
+            cut: true,
+            ..Shape::default()
+        });
+        // Longer than the dials that may be under way.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let target = TcpListener::bind(address).await.unwrap();
+        tokio::select! {
+            _ = target.accept() => panic!("the cut let a connection through"),
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+        links.set(|_, _| Shape::default());
+        soon("the one that waits", target.accept()).await.unwrap();
+        tokio::select! {
+            _ = target.accept() => panic!("the one that gave up was led on"),
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
     }
 
     #[tokio::test]

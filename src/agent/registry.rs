@@ -42,6 +42,25 @@ pub struct RunEntry {
     pub began: u64,
     /// What its process ids mean something in: see [`process_space`].
     pub space: String,
+    /// Where it is, if its nodes are not processes of this machine. What it leaves is not for [`gc`] to remove then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<InCluster>,
+    /// Its guard stays when the trialnet that began it has gone.
+    #[serde(default)]
+    pub stays: bool,
+}
+
+/// Where in a cluster a run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InCluster {
+    /// The kubeconfig that was named; `None`: the usual ones.
+    pub kubeconfig: Option<PathBuf>,
+    /// Its context.
+    pub context: String,
+    /// The namespace.
+    pub namespace: String,
+    /// The name of the cluster, if it was made for this run and goes with it.
+    pub created: Option<String>,
 }
 
 /// A name for the set of processes that this one can see. A folder may be shared between containers, in which other
@@ -56,7 +75,7 @@ pub fn process_space() -> String {
 /// Whether a run goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// Trialnet runs.
+    /// Trialnet runs, or the network stays without it.
     Up,
     /// Trialnet is gone; its guard is putting things back.
     Ending,
@@ -68,7 +87,7 @@ impl RunEntry {
     /// Whether the run goes on.
     #[must_use]
     pub fn life(&self) -> Life {
-        if self.owner.alive() {
+        if self.owner.alive() || (self.stays && self.guard.alive()) {
             Life::Up
         } else if self.guard.alive() {
             Life::Ending
@@ -112,7 +131,7 @@ pub fn list_runs_in(state_dir: &Path) -> Vec<RunEntry> {
 }
 
 /// Removes what runs have left whose trialnet and guard are both gone: processes that carry the run's id, node homes, and
-/// the entry. Returns what was (or with `dry_run` would be) done, in words; nothing is touched that is not ours.
+/// the entry; what is in a cluster is not looked at. Returns what was (or with `dry_run` would be) done, in words; nothing is touched that is not ours.
 #[must_use]
 pub fn gc(dry_run: bool) -> Vec<String> {
     match state_dir() {
@@ -126,7 +145,7 @@ pub fn gc(dry_run: bool) -> Vec<String> {
 pub fn gc_in(state_dir: &Path, dry_run: bool) -> Vec<String> {
     let mut done = Vec::new();
     for entry in list_runs_in(state_dir) {
-        if entry.life() != Life::LeftOver {
+        if entry.life() != Life::LeftOver || entry.cluster.is_some() {
             continue;
         }
         let RunEntry { run, homes, .. } = &entry;
@@ -220,7 +239,14 @@ pub fn remember(state_dir: &Path, entry: &RunEntry) -> io::Result<()> {
 /// Removes an entry, if there is one.
 pub fn forget(state_dir: &Path, run: &str) {
     // An entry that cannot be removed is listed as left over, and tried again by the next `gc`.
+    drop(std::fs::remove_file(socket(state_dir, run)));
     drop(std::fs::remove_file(entry_path(state_dir, run)));
+}
+
+/// Where the guard of a run that stays is reached.
+#[must_use]
+pub fn socket(state_dir: &Path, run: &str) -> PathBuf {
+    state_dir.join("runs").join(format!("{run}.sock"))
 }
 
 fn entry_path(state_dir: &Path, run: &str) -> PathBuf {
@@ -325,6 +351,8 @@ mod tests {
             slot: Some(1),
             began: 5,
             space: process_space(),
+            cluster: None,
+            stays: false,
         }
     }
 
@@ -354,8 +382,19 @@ mod tests {
         };
         remember(dir.path(), &elsewhere).unwrap();
         assert!(gc_in(dir.path(), false).is_empty());
+        let in_cluster = RunEntry {
+            cluster: Some(InCluster {
+                kubeconfig: None,
+                context: "kind-x".to_owned(),
+                namespace: "trialnet-s-1".to_owned(),
+                created: None,
+            }),
+            ..entry(dir.path(), "in-cluster", dead)
+        };
+        remember(dir.path(), &in_cluster).unwrap();
+        assert!(gc_in(dir.path(), false).is_empty());
         let left: Vec<_> = list_runs_in(dir.path()).into_iter().map(|entry| entry.run).collect();
-        assert_eq!(left, ["up"]);
+        assert_eq!(left, ["in-cluster", "up"]);
     }
 
     #[test]

@@ -67,6 +67,41 @@ fn parse_stat(stat: &str) -> Option<Seen> {
     Some(Seen { run, start })
 }
 
+/// All processes that descend from `root`, at any depth, and have not ended. Empty where the system has no `/proc`.
+///
+/// A process whose parent ended has a new one: the nearest ancestor that asked for such (a "subreaper"), else the first process of its
+/// namespace. So nothing that a first process or a subreaper ever started leaves this tree.
+#[must_use]
+pub fn descendants(root: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let parents: Vec<(u32, u32)> = entries
+        .filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The state is followed by the parent's id.
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+            let alive = run_state(fields.next()?) != RunState::Gone;
+            alive.then_some((pid, fields.next()?.parse().ok()?))
+        })
+        .collect();
+    family(root, &parents)
+}
+
+/// The descendants of `root` among pairs of a process and its parent.
+fn family(root: u32, parents: &[(u32, u32)]) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut next = vec![root];
+    while let Some(of) = next.pop() {
+        for &(pid, _) in parents.iter().filter(|&&(_, parent)| parent == of) {
+            found.push(pid);
+            next.push(pid);
+        }
+    }
+    found
+}
+
 /// Looks a process up through `ps`, which is the same on all Unix systems.
 #[cfg(not(target_os = "linux"))]
 #[must_use]
@@ -204,6 +239,31 @@ mod tests {
             }
             .alive()
         );
+    }
+
+    #[test]
+    fn a_family_has_all_generations_and_nobody_else() {
+        let mut found = family(7, &[(8, 7), (9, 8), (10, 9), (11, 1), (7, 1), (12, 11)]);
+        found.sort_unstable();
+        assert_eq!(found, [8, 9, 10]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_child_of_a_child_descends_from_this_process() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "sleep 60 & echo $!; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+        let grandchild = line.trim().parse().unwrap();
+        let all = descendants(std::process::id());
+        assert!(all.contains(&child.id()) && all.contains(&grandchild), "{all:?}");
+        signal(grandchild, Signal::SIGKILL);
+        child.wait().unwrap();
+        assert!(!descendants(std::process::id()).contains(&child.id()));
     }
 
     #[test]

@@ -7,13 +7,11 @@ mod address;
 mod client;
 mod home;
 mod probe;
-#[cfg(target_os = "linux")]
-mod sockets;
+mod stay;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -22,14 +20,14 @@ use tokio::sync::{OnceCell, mpsc};
 
 use self::client::Client;
 use super::{
-    Addresses, Capabilities, ComponentState, Deployer, Job, JobOutput, LinkEvidence, LinkId, LinkShape, NodeOps,
-    NodeSpec, NodeState, RunState, Teardown, Trouble, Wanted,
+    Addresses, Capabilities, ComponentState, Damage, Deployer, Digest, Endpoint, Job, JobOutput, LinkEvidence, LinkId,
+    LinkLook, LinkShape, NodeOps, NodeSpec, NodeState, PROXIES_LACK, RunState, Teardown, Trouble, Wanted,
 };
 use crate::agent::protocol::{Ask, ComponentDef, JobDef, LinkDef, NodeDef, Reply, Setup};
 use crate::agent::table::{self, Proc};
 use crate::agent::tamper::Tamper;
-use crate::agent::{node_trouble, registry, trouble};
-use crate::model::Ms;
+use crate::agent::{damage, lock, node_trouble, registry, trouble};
+use crate::model::{Ms, Removal};
 use crate::record::{NodeEvent, Record};
 
 pub use self::home::find_program;
@@ -49,26 +47,28 @@ const TEARDOWN_SLACK: Duration = Duration::from_millis(1500);
 /// What this backend offers.
 #[must_use]
 pub fn capabilities() -> &'static Capabilities {
-    static CAPABILITIES: LazyLock<Capabilities> = LazyLock::new(|| Capabilities {
+    static CAPABILITIES: LazyLock<Capabilities> = LazyLock::new(|| {
+        Capabilities {
         backend: "local",
-        lacks: BTreeMap::from([
+        lacks: PROXIES_LACK.into_iter().chain([
             (
-                "loss",
-                "a proxy sees a stream, not packets: it can delay or hold bytes, but never lose one; use delay, or the kubernetes backend",
+                "pods",
+                "a node is processes of this machine here, not a pod that can be deleted or evicted; use how = \"process\", or the kubernetes backend",
             ),
             (
-                "one-way",
-                "a TCP connection that is cut one way soon carries nothing the other way either, and a proxy cannot show that honestly; cut both ways, or use the kubernetes backend",
+                "machines",
+                "this is one machine, and trialnet runs on it; use stop or kill, or the kubernetes backend",
             ),
             (
-                "plane-all",
-                "only the links between nodes lead through proxies, RPC is observed directly; use plane = \"p2p\", or the kubernetes backend",
+                "attach",
+                "there are no pods here that could be found; leave attach out, or use the kubernetes backend",
             ),
             (
-                "bandwidth",
-                "a proxy cannot bound a link's rate as a network does; use delay, or the kubernetes backend",
+                "observe-cluster",
+                "there is no cluster here in which the observer could run; use from = \"here\", or the kubernetes backend",
             ),
-        ]),
+        ]).collect(),
+    }
     });
     &CAPABILITIES
 }
@@ -273,10 +273,43 @@ impl Local {
     }
 
     async fn do_start(&self, node: &str) -> Result<(), Trouble> {
-        let spec = self.shared.view(node, |view| view.spec.clone())?;
+        let spec = self.shared.view(node, |view| {
+            let mut spec = view.spec.clone();
+            // What runs keeps its files: its socket would go with them.
+            let alive = |name: &str| {
+                view.components
+                    .get(name)
+                    .and_then(|last| last.process)
+                    .is_some_and(Proc::alive)
+            };
+            spec.components.retain(|component| !alive(&component.name));
+            spec
+        })?;
         let shared = self.shared.clone();
         blocking(move || shared.write_home(&spec)).await?;
         self.order(Ask::Start(vec![node.to_owned()]), PROMPT).await
+    }
+
+    async fn do_wipe(&self, node: &str) -> Result<(), Trouble> {
+        let (spec, up) = self.shared.view(node, |view| {
+            let alive = |generation: &Generation| generation.process.is_some_and(Proc::alive);
+            (view.spec.clone(), view.components.values().any(alive))
+        })?;
+        if up {
+            let expected = "a node that is down before its data is removed";
+            return Err(node_trouble("infra/node-runs", node, expected, "it runs"));
+        }
+        let shared = self.shared.clone();
+        blocking(move || shared.empty_home(&spec)).await
+    }
+
+    /// Read here, while the guard is who damages them.
+    async fn do_digests(&self, node: &str, pattern: &str) -> Result<Vec<Digest>, Trouble> {
+        let first = self.shared.view(node, |view| view.spec.volumes.first().cloned())?;
+        let Some(first) = first else { return Ok(Vec::new()) };
+        let root = self.shared.options.homes().join(node).join(first);
+        let (node, pattern) = (node.to_owned(), pattern.to_owned());
+        blocking(move || damage::digests(&node, &root, &pattern)).await
     }
 
     async fn do_run_job(&self, job: &Job) -> Result<JobOutput, Trouble> {
@@ -285,18 +318,27 @@ impl Local {
             program,
             args,
             env,
+            user: _,
             limit,
+            node,
+            volumes,
         } = job;
         let guard = self.guard().await?;
         let LocalOptions { exe, run_id, .. } = &self.shared.options;
+        let mut home = self.shared.options.homes();
+        if let Some(node) = node {
+            home.push(node);
+            let (shared, home, node, volumes) = (self.shared.clone(), home.clone(), node.clone(), volumes.clone());
+            blocking(move || shared.make_home(&home, &node, &volumes)).await?;
+        }
         let stdout = self.shared.options.logs().join(format!("job.{}.out", file_name(name)));
         let stderr = stdout.with_extension("err");
         let def = JobDef {
             name: name.clone(),
             program: home::program(program, exe)?,
             args: args.clone(),
-            env: home::environment(run_id, None, &self.shared.options.homes(), env),
-            home: self.shared.options.homes(),
+            env: home::environment(run_id, node.as_deref(), &home, env),
+            home,
             limit: *limit,
             stdout: stdout.clone(),
             stderr: stderr.clone(),
@@ -372,6 +414,27 @@ impl Shared {
         home::write(&self.options.homes().join(&spec.name), spec)
     }
 
+    /// Makes the home of a node that is not applied yet, for a job.
+    fn make_home(&self, home: &Path, node: &str, volumes: &[String]) -> Result<(), Trouble> {
+        let open = lock(&self.homes_open);
+        if !*open {
+            let expected = "a run that is not over";
+            return Err(node_trouble(
+                "infra/torn-down",
+                node,
+                expected,
+                "it was torn down already",
+            ));
+        }
+        home::volumes(home, node, volumes)
+    }
+
+    /// Removes what is in the volumes of a node.
+    fn empty_home(&self, spec: &NodeSpec) -> Result<(), Trouble> {
+        let _open = lock(&self.homes_open);
+        home::empty(&self.options.homes().join(&spec.name), spec)
+    }
+
     /// A node as the guard needs it. `programs` holds every program of the specs.
     fn define(&self, spec: &NodeSpec, programs: &home::Programs) -> NodeDef {
         let home = self.options.homes().join(&spec.name);
@@ -389,6 +452,7 @@ impl Shared {
             .collect();
         NodeDef {
             name: spec.name.clone(),
+            data: spec.volumes.first().map(|volume| home.join(volume)),
             home,
             components,
         }
@@ -513,8 +577,39 @@ impl Deployer for Local {
 }
 
 impl NodeOps for Local {
-    fn kill<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
-        self.order(Ask::Kill(node.to_owned()), PROMPT).boxed()
+    fn kill<'a>(&'a self, node: &'a str, component: Option<&'a str>) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.order(Ask::Kill(node.to_owned(), component.map(str::to_owned)), PROMPT)
+            .boxed()
+    }
+
+    fn crash<'a>(&'a self, node: &'a str, component: Option<&'a str>) -> BoxFuture<'a, Result<(), Trouble>> {
+        // Nobody but trialnet starts a process of this machine again.
+        self.kill(node, component)
+    }
+
+    fn remove<'a>(&'a self, node: &'a str, _how: Removal) -> BoxFuture<'a, Result<(), Trouble>> {
+        async move {
+            Err(node_trouble(
+                "infra/not-offered",
+                node,
+                "a pod",
+                "this backend does not offer it",
+            ))
+        }
+        .boxed()
+    }
+
+    fn wipe<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.do_wipe(node).boxed()
+    }
+
+    fn corrupt<'a>(&'a self, node: &'a str, damages: &'a [Damage]) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.order(Ask::Corrupt(node.to_owned(), damages.to_vec()), PROMPT)
+            .boxed()
+    }
+
+    fn digests<'a>(&'a self, node: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Vec<Digest>, Trouble>> {
+        self.do_digests(node, pattern).boxed()
     }
 
     fn stop<'a>(&'a self, node: &'a str, grace: Ms) -> BoxFuture<'a, Result<(), Trouble>> {
@@ -551,6 +646,7 @@ impl NodeOps for Local {
                         pid: last.map(|last| last.pid),
                         generation: last.map_or(0, |last| last.number),
                         run: last.and_then(|last| last.process).map_or(RunState::Gone, Proc::state),
+                        place: None,
                     }
                 })
                 .collect(),
@@ -558,17 +654,21 @@ impl NodeOps for Local {
         std::future::ready(state).boxed()
     }
 
-    fn probe_links<'a>(&'a self, links: &'a [LinkId], limit: Ms) -> BoxFuture<'a, Result<Vec<LinkEvidence>, Trouble>> {
+    fn probe_links<'a>(
+        &'a self,
+        links: &'a [LinkId],
+        look: LinkLook,
+    ) -> BoxFuture<'a, Result<Vec<LinkEvidence>, Trouble>> {
         async move {
             let none = Addresses::default();
-            probe::links(self.shared.addresses.get().unwrap_or(&none), links, limit).await
+            probe::links(self.shared.addresses.get().unwrap_or(&none), links, look).await
         }
         .boxed()
     }
 
-    fn endpoint(&self, node: &str, _component: &str, port: &str) -> Result<SocketAddr, Trouble> {
+    fn endpoint(&self, node: &str, _component: &str, port: &str) -> Result<Endpoint, Trouble> {
         let none = Addresses::default();
-        address::of_port(self.shared.addresses.get().unwrap_or(&none), node, port)
+        address::of_port(self.shared.addresses.get().unwrap_or(&none), node, port).map(Endpoint::from)
     }
 
     fn log(&self, node: &str, component: &str) -> PathBuf {
@@ -611,11 +711,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Trouble> +
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|error| Err(trouble("internal/task", "work on files done", error.to_string())))
-}
-
-/// A lock whose holder panicked still guards plain data that is whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a path can be run by this user.

@@ -1,4 +1,4 @@
-//! CometBFT 0.37, 0.38 and 1.0 with the kvstore application that is built in.
+//! CometBFT 0.37, 0.38 and 1.0 with the kvstore application that is built in, or with one of your own in a component beside it.
 //!
 //! Every file of a node is made here; the chain's own program only runs. Peers are fixed: each pair dials from both sides, so that a
 //! node which starts again dials the others at once, whichever side lost the connection (a dialler tries again only every 5 to 8
@@ -17,16 +17,29 @@ use serde_json::{Value, json};
 
 use super::keys::{Key, Purpose};
 use super::{
-    ChainAdapter, ChainError, ConfigProblem, Dialect, GENESIS_TIME, HOME, P2P, RPC, Rendered, addresses_of, chain_id,
-    dialled, genesis_validators, home, listen, tolerated, topology,
+    ChainAdapter, ChainError, ConfigProblem, Dialect, ForeignKeys, GENESIS_TIME, HOME, P2P, RPC, Rendered,
+    ValidatorKey, addresses_of, chain_id, comet_ports, dialled, genesis_validators, home, json_file, listen, tolerated,
+    topology, validator_key,
 };
-use crate::backend::{Addresses, Component, File, NodeSpec, Place, Port, Program, Write};
-use crate::model::{Ms, Network, Node, Plan, Start, Version};
+use crate::backend::{
+    Addresses, Component, File, Job, JobOutput, NodeAddresses, NodeSpec, Place, Port, Program, SOCKETS, Write,
+};
+use crate::model::{App, Keys, Ms, Network, Node, Plan, Role, Start, Version};
 use crate::quorum::Engine;
 
 /// The adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct Cometbft;
+
+/// A node's only component, where the application is built in.
+const ALONE: &str = "cometbft";
+/// The components of a node with an application of its own.
+const APP: &str = "app";
+const CORE: &str = "core";
+/// The application's socket in the volume [`SOCKETS`].
+const SOCKET: &str = "app.sock";
+/// How long a job that makes or shows a key may take; a pod has to start for it.
+const KEY_LIMIT: Ms = Ms::secs(60);
 
 /// Up to this many nodes all are peers of one another.
 const SMALL: usize = 12;
@@ -89,6 +102,7 @@ impl ChainAdapter for Cometbft {
             image: Some(format!("cometbft/cometbft:v{name}")),
             // The release 0.37.18 carries the number of an earlier one (measured).
             reports: Some(if name == "0.37.18" { "0.37.16" } else { name }.to_owned()),
+            ..Version::default()
         })
     }
 
@@ -109,20 +123,20 @@ impl ChainAdapter for Cometbft {
     }
 
     fn ports(&self) -> Vec<Port> {
-        vec![
-            Port {
-                name: P2P,
-                number: 26656,
-            },
-            Port {
-                name: RPC,
-                number: 26657,
-            },
-        ]
+        comet_ports()
     }
 
-    fn volumes(&self) -> Vec<String> {
-        vec![HOME.to_owned()]
+    fn volumes(&self, network: &Network) -> Vec<String> {
+        let mut volumes = vec![HOME.to_owned()];
+        volumes.extend(network.app.as_ref().map(|_| SOCKETS.to_owned()));
+        volumes
+    }
+
+    fn components(&self, network: &Network) -> Vec<&'static str> {
+        match network.app {
+            Some(_) => vec![APP, CORE],
+            None => vec![ALONE],
+        }
     }
 
     /// With f validators down, up to f proposers in a row may be dead (with many validators hardly more than five), each of which
@@ -135,15 +149,91 @@ impl ChainAdapter for Cometbft {
         (stall, super::default_lag(network.block_time))
     }
 
-    fn render(&self, plan: &Plan, addresses: &Addresses) -> Result<Rendered, ChainError> {
-        let genesis = pretty(&genesis(plan));
+    /// Keys in place: the chain's own program makes each validator's key in its home, where there is none yet, and then shows its
+    /// public half.
+    fn prepare(&self, plan: &Plan, addresses: &Addresses) -> Result<Vec<Job>, ChainError> {
+        let mut jobs = Vec::new();
+        for node in validators_in_place(plan) {
+            let home = home(node, addresses_of(addresses, node)?)?;
+            for (name, command) in [
+                (format!("init-{}", node.name), "init"),
+                (key_job(node), "show-validator"),
+            ] {
+                jobs.push(Job {
+                    name,
+                    program: program(plan, node)?,
+                    args: vec![command.into(), "--home".into(), home.clone()],
+                    env: BTreeMap::new(),
+                    user: user(plan, node),
+                    limit: KEY_LIMIT,
+                    node: Some(node.name.clone()),
+                    volumes: self.volumes(&plan.network),
+                });
+            }
+        }
+        Ok(jobs)
+    }
+
+    fn render(
+        &self,
+        plan: &Plan,
+        addresses: &Addresses,
+        outputs: &BTreeMap<String, JobOutput>,
+    ) -> Result<Rendered, ChainError> {
+        let mut keys = ForeignKeys::new();
+        for node in validators_in_place(plan) {
+            keys.insert(node.name.clone(), key_made(node, outputs)?);
+        }
+        let genesis = json_file(&genesis(plan, &keys));
         let nodes = plan.network.nodes.iter().enumerate();
         let nodes = nodes.map(|(index, node)| node_spec(plan, addresses, index, node, &genesis));
         Ok(Rendered {
-            jobs: Vec::new(),
             nodes: nodes.collect::<Result<_, _>>()?,
+            keys,
         })
     }
+}
+
+/// The validators whose keys are made where they run, also those that join later.
+fn validators_in_place(plan: &Plan) -> impl Iterator<Item = &Node> {
+    let in_place = plan.network.keys == Keys::InPlace;
+    let nodes = plan.network.nodes.iter();
+    nodes.filter(move |node| in_place && node.role == Role::Validator)
+}
+
+/// The job that shows the public key of a node.
+fn key_job(node: &Node) -> String {
+    format!("key-{}", node.name)
+}
+
+/// The public key that a job showed: CometBFT's `show-validator` prints `{"type":"tendermint/PubKeyEd25519","value":"…"}`.
+fn key_made(node: &Node, outputs: &BTreeMap<String, JobOutput>) -> Result<ValidatorKey, ChainError> {
+    let failed = |why: String| ChainError {
+        what: format!("the key of {}", node.name),
+        why,
+    };
+    let output = outputs
+        .get(&key_job(node))
+        .ok_or_else(|| failed("it is made where the node runs, and that has not been done".into()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let shown: Value = serde_json::from_str(text.trim()).unwrap_or_default();
+    let public = match (shown["type"].as_str(), shown["value"].as_str()) {
+        (Some("tendermint/PubKeyEd25519"), Some(public)) => ValidatorKey::of_public(public),
+        _ => None,
+    };
+    public.ok_or_else(|| failed(format!("`show-validator` printed no ed25519 key but {:?}", text.trim())))
+}
+
+/// What the jobs of a plan would print if every key came from the seed: for showing a plan without running it.
+#[must_use]
+pub fn stand_ins(plan: &Plan) -> BTreeMap<String, JobOutput> {
+    let output = |node: &Node| {
+        let key = validator_key(plan, &ForeignKeys::new(), &node.name)?;
+        let shown = json!({ "type": "tendermint/PubKeyEd25519", "value": key.public });
+        let stdout = shown.to_string().into_bytes();
+        Some((key_job(node), JobOutput { stdout }))
+    };
+    validators_in_place(plan).filter_map(output).collect()
 }
 
 /// The time-outs of consensus in milliseconds, by their names in the configuration.
@@ -225,59 +315,118 @@ fn node_spec(
         write,
     };
     let config = config_toml(plan, addresses, index, node)?;
-    let files = vec![
+    let mut files = vec![
         file("config/config.toml", config.into_bytes(), false, Write::Always),
         file("config/genesis.json", genesis.to_vec(), false, Write::Always),
-        file("config/node_key.json", pretty(&node_key), true, Write::Always),
-        file(
-            "config/priv_validator_key.json",
-            pretty(&validator_key),
-            true,
-            Write::Always,
-        ),
+        file("config/node_key.json", json_file(&node_key), true, Write::Always),
         // What the node has signed: to go back in it would be to sign twice.
-        file("data/priv_validator_state.json", pretty(&state), false, Write::Once),
+        file("data/priv_validator_state.json", json_file(&state), false, Write::Once),
     ];
+    if plan.network.keys == Keys::Seed || node.role != Role::Validator {
+        let key = json_file(&validator_key);
+        files.push(file("config/priv_validator_key.json", key, true, Write::Always));
+    }
+    let mut components = Vec::new();
+    if let Some(app) = &plan.network.app {
+        components.push(app_component(app, node, reserved)?);
+    }
+    components.push(Component {
+        name: if components.is_empty() { ALONE } else { CORE }.into(),
+        program: program(plan, node)?,
+        version: node.version.clone(),
+        args: vec!["start".into(), "--home".into(), home(node, reserved)?],
+        env: BTreeMap::new(),
+        ports: vec![P2P.into(), RPC.into()],
+        files,
+        user: user(plan, node),
+        resources: node.resources.clone(),
+    });
     Ok(NodeSpec {
         name: node.name.clone(),
         place: Place::default(),
-        components: vec![Component {
-            name: "cometbft".into(),
-            program: program(plan, node)?,
-            version: node.version.clone(),
-            args: vec!["start".into(), "--home".into(), home(node, reserved)?],
-            env: BTreeMap::new(),
-            ports: vec![P2P.into(), RPC.into()],
-            files,
-            user: None,
-        }],
-        volumes: vec![HOME.into()],
+        components,
+        volumes: Cometbft.volumes(&plan.network),
         started: node.start == Start::Auto,
     })
+}
+
+/// The application of a node. The socket that a killed one left would keep the next from listening.
+fn app_component(app: &App, node: &Node, reserved: &NodeAddresses) -> Result<Component, ChainError> {
+    let socket = socket(node, reserved)?;
+    let from = |text: &String| text.rsplit('/').next().unwrap_or(text).to_owned();
+    let version = app.binary.as_ref().or(app.image.as_ref()).map(from).unwrap_or_default();
+    Ok(Component {
+        name: APP.into(),
+        program: Program::Chain {
+            binary: app.binary.clone(),
+            image: app.image.clone(),
+            program: app
+                .program
+                .clone()
+                .or_else(|| app.binary.as_ref().map(from))
+                .unwrap_or_default(),
+            hint: "`[network.app]` names it: a program on PATH, or a path".into(),
+        },
+        version,
+        args: app.args.iter().map(|arg| arg.replace("{socket}", &socket)).collect(),
+        env: app.env.clone(),
+        ports: Vec::new(),
+        files: vec![File {
+            volume: SOCKETS.into(),
+            path: SOCKET.into(),
+            content: Vec::new(),
+            secret: false,
+            write: Write::Absent,
+        }],
+        user: None,
+        resources: node.resources.clone(),
+    })
+}
+
+/// Where the application listens, as both components see it.
+fn socket(node: &Node, reserved: &NodeAddresses) -> Result<String, ChainError> {
+    let folder = reserved.volumes.get(SOCKETS).ok_or_else(|| ChainError {
+        what: node.name.clone(),
+        why: format!("no volume `{SOCKETS}` was reserved for it"),
+    })?;
+    Ok(folder.join(SOCKET).display().to_string())
+}
+
+/// Who runs a node's version, where the file says so.
+fn user(plan: &Plan, node: &Node) -> Option<u32> {
+    plan.versions.get(&node.version).and_then(|version| version.user)
 }
 
 fn program(plan: &Plan, node: &Node) -> Result<Program, ChainError> {
     let name = &node.version;
     let known = Cometbft.version(name).unwrap_or_default();
     let given = plan.versions.get(name).cloned().unwrap_or_default();
-    let binary = given.binary.or(known.binary).ok_or_else(|| ChainError {
-        what: node.name.clone(),
-        why: format!(
-            "nothing says which program version {name} is; say `[versions.\"{name}\"] binary = \"/path/to/it\"`"
-        ),
-    })?;
+    // What the plan leaves out of a version that it has was left out on purpose.
+    let stated = plan.versions.contains_key(name);
+    let binary = given.binary.or(known.binary.filter(|_| !stated));
+    let image = given.image.or(known.image.filter(|_| !stated));
+    if binary.is_none() && image.is_none() {
+        return Err(ChainError {
+            what: node.name.clone(),
+            why: format!(
+                "nothing says which program version {name} is; say `[versions.\"{name}\"] binary = \"/path/to/it\"`"
+            ),
+        });
+    }
     let own = format!("`[versions.\"{name}\"] binary = \"/path/to/it\"` in the scenario names another program");
     let hint = if Family::of(name).is_some() {
         format!(
-            "`go install github.com/cometbft/cometbft/cmd/cometbft@v{name}` makes a program `cometbft`; put it on PATH as `{binary}`. \
-             Or: {own}"
+            "`go install github.com/cometbft/cometbft/cmd/cometbft@v{name}` makes a program `cometbft`; put it on PATH as `{}`. \
+             Or: {own}",
+            binary.as_deref().unwrap_or("cometbft"),
         )
     } else {
         own
     };
     Ok(Program::Chain {
         binary,
-        image: given.image.or(known.image),
+        image,
+        program: given.program.unwrap_or_else(|| "cometbft".into()),
         hint,
     })
 }
@@ -287,10 +436,11 @@ fn private(key: &Key) -> Value {
 }
 
 /// CometBFT's `types.GenesisDoc`: 64-bit integers are strings. What differs by version are consensus parameters, each at its default.
-fn genesis(plan: &Plan) -> Value {
+fn genesis(plan: &Plan, keys: &ForeignKeys) -> Value {
     let validators: Vec<Value> = genesis_validators(plan)
         .map(|node| {
-            let key = Key::derive(plan.seed, Purpose::Validator, &node.name).validator();
+            let own = || Key::derive(plan.seed, Purpose::Validator, &node.name).validator();
+            let key = keys.get(&node.name).cloned().unwrap_or_else(own);
             json!({
                 "address": key.address,
                 "pub_key": { "type": "tendermint/PubKeyEd25519", "value": key.public },
@@ -359,6 +509,9 @@ fn config_toml(plan: &Plan, addresses: &Addresses, index: usize, node: &Node) ->
         })?;
         settings.insert(key, value);
     }
+    if plan.network.app.is_some() {
+        settings.insert("proxy_app", format!("unix://{}", socket(node, reserved)?).into());
+    }
     let mut document = toml::Table::new();
     for (key, value) in settings {
         insert(&mut document, key, value);
@@ -379,10 +532,6 @@ fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
     if let toml::Value::Table(inner) = entry {
         insert(inner, rest, value);
     }
-}
-
-fn pretty(value: &Value) -> Vec<u8> {
-    format!("{value:#}\n").into_bytes()
 }
 
 #[cfg(test)]

@@ -2,25 +2,29 @@
 //!
 //! Of each pair one node dials, the later in the plan: devnodes dial again within a second, so that a second link would gain nothing.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::keys::{Key, Purpose};
 use super::{
-    ChainAdapter, ChainError, ConfigProblem, Dialect, GENESIS_TIME, HOME, P2P, RPC, Rendered, addresses_of, chain_id,
-    dialled, genesis_validators, home, listen, tolerated, topology,
+    ChainAdapter, ChainError, ConfigProblem, Dialect, ForeignKeys, GENESIS_TIME, HOME, P2P, RPC, Rendered,
+    addresses_of, chain_id, comet_ports, dialled, genesis_validators, home, json_file, listen, single, tolerated,
+    topology,
 };
-use crate::backend::{Addresses, Component, File, NodeSpec, Place, Port, Program, Write};
+use crate::backend::{Addresses, File, Job, JobOutput, NodeSpec, Port, Program, Write};
 use crate::devnode::misbehave::Spec;
-use crate::model::{Ms, Network, Node, Plan, Start, Version};
+use crate::model::{BackendKind, Ms, Network, Node, Plan, Version};
 use crate::quorum::Engine;
 
 /// The adapter.
 #[derive(Clone, Copy, Debug)]
 pub struct Devnode;
 
+/// The name of a node's only component.
+const COMPONENT: &str = "devnode";
 /// Up to this many nodes all are peers of one another.
 const SMALL: usize = 12;
 
@@ -80,19 +84,10 @@ impl ChainAdapter for Devnode {
     }
 
     fn ports(&self) -> Vec<Port> {
-        vec![
-            Port {
-                name: P2P,
-                number: 26656,
-            },
-            Port {
-                name: RPC,
-                number: 26657,
-            },
-        ]
+        comet_ports()
     }
 
-    fn volumes(&self) -> Vec<String> {
+    fn volumes(&self, _network: &Network) -> Vec<String> {
         vec![HOME.to_owned()]
     }
 
@@ -112,13 +107,26 @@ impl ChainAdapter for Devnode {
         (Ms(2 * dead + 3 * block + 5_000), super::default_lag(network.block_time))
     }
 
-    fn render(&self, plan: &Plan, addresses: &Addresses) -> Result<Rendered, ChainError> {
-        let genesis = text(&genesis(plan));
+    fn components(&self, _network: &Network) -> Vec<&'static str> {
+        vec![COMPONENT]
+    }
+
+    fn prepare(&self, _plan: &Plan, _addresses: &Addresses) -> Result<Vec<Job>, ChainError> {
+        Ok(Vec::new())
+    }
+
+    fn render(
+        &self,
+        plan: &Plan,
+        addresses: &Addresses,
+        _outputs: &BTreeMap<String, JobOutput>,
+    ) -> Result<Rendered, ChainError> {
+        let genesis = json_file(&genesis(plan));
         let nodes = plan.network.nodes.iter().enumerate();
         let nodes = nodes.map(|(index, node)| node_spec(plan, addresses, index, node, &genesis));
         Ok(Rendered {
-            jobs: Vec::new(),
             nodes: nodes.collect::<Result<_, _>>()?,
+            keys: ForeignKeys::new(),
         })
     }
 }
@@ -140,35 +148,30 @@ fn node_spec(
         write: Write::Always,
     };
     let files = vec![
-        file("config.json", text(&config(plan, addresses, index, node)?), false),
+        file("config.json", json_file(&config(plan, addresses, index, node)?), false),
         file("genesis.json", genesis.to_vec(), false),
-        file("key.json", text(&json!({ "private_key": key.seed_base64() })), true),
+        file(
+            "key.json",
+            json_file(&json!({ "private_key": key.seed_base64() })),
+            true,
+        ),
     ];
     let version = plan.versions.get(&node.version);
-    let program = match version.and_then(|version| version.binary.clone()) {
-        None => Program::Trialnet,
-        Some(binary) => Program::Chain {
-            binary,
-            image: version.and_then(|version| version.image.clone()),
+    let program = match version {
+        Some(Version {
+            binary, image, program, ..
+        }) if binary.is_some() || (image.is_some() && plan.backend == BackendKind::Kubernetes) => Program::Chain {
+            binary: binary.clone(),
+            image: image.clone(),
+            program: program.clone().unwrap_or_else(|| "trialnet".into()),
             hint: "it has to be a build of trialnet; without `binary` the running one is taken".into(),
         },
+        _ => Program::Trialnet,
     };
-    Ok(NodeSpec {
-        name: node.name.clone(),
-        place: Place::default(),
-        components: vec![Component {
-            name: "devnode".into(),
-            program,
-            version: node.version.clone(),
-            args: vec!["devnode".into(), "--home".into(), home(node, reserved)?],
-            env: BTreeMap::new(),
-            ports: vec![P2P.into(), RPC.into()],
-            files,
-            user: None,
-        }],
-        volumes: vec![HOME.into()],
-        started: node.start == Start::Auto,
-    })
+    let args = vec!["devnode".into(), "--home".into(), home(node, reserved)?];
+    let mut spec = single(node, COMPONENT, program, args, files);
+    spec.components[0].user = version.and_then(|version| version.user);
+    Ok(spec)
 }
 
 /// The node's `config.json`.
@@ -285,10 +288,6 @@ fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok()
 }
 
-fn text(value: &Value) -> Vec<u8> {
-    format!("{value:#}\n").into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,7 +308,7 @@ mod tests {
         plan.network.nodes[2]
             .config
             .insert("misbehave".into(), json!("crash@15"));
-        let rendered = Devnode.render(&plan, &addresses(&plan)).unwrap();
+        let rendered = Devnode.render(&plan, &addresses(&plan), &BTreeMap::new()).unwrap();
         let spec = &rendered.nodes[2];
         assert_eq!(spec.components[0].program, Program::Trialnet);
         assert_eq!(spec.components[0].args, ["devnode", "--home", "homes/validator-2/home"]);
@@ -321,7 +320,7 @@ mod tests {
         assert_eq!(config["version"], env!("CARGO_PKG_VERSION"));
         let peers = config["peers"].as_array().unwrap();
         assert_eq!(peers.len(), 2, "it dials those before it");
-        let first = validator_key(&plan, "validator-0").unwrap().public;
+        let first = validator_key(&plan, &ForeignKeys::new(), "validator-0").unwrap().public;
         assert_eq!(peers[0]["public_key"], first.as_str());
         let genesis = parsed(spec, "genesis.json");
         assert_eq!(genesis["validators"].as_array().unwrap().len(), 4);
@@ -334,7 +333,7 @@ mod tests {
         let mut plan = plan(ChainKind::Devnode, 1, 0);
         plan.network.nodes[0].version = "0.2.0".into();
         let report = |plan: &Plan| {
-            let rendered = Devnode.render(plan, &addresses(plan)).unwrap();
+            let rendered = Devnode.render(plan, &addresses(plan), &BTreeMap::new()).unwrap();
             parsed(&rendered.nodes[0], "config.json")["version"].clone()
         };
         assert_eq!(report(&plan), "0.2.0");

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::SigningKey;
 use sha2::{Digest, Sha256};
 
+use super::ForeignKeys;
 use crate::model::Plan;
 
 /// The public half of a node's consensus key.
@@ -16,12 +17,25 @@ pub struct ValidatorKey {
     pub address: String,
 }
 
-/// The consensus key of a node, whether or not it is a validator yet; `None` if the plan has no such node. It is the same on both
-/// chains, and depends on the seed and the name alone.
+/// The consensus key of a node, whether or not it is a validator yet; `None` if the plan has no such node. Unless it is among `foreign`, it
+/// is the same on both chains, and depends on the seed and the name alone.
 #[must_use]
-pub fn validator_key(plan: &Plan, node: &str) -> Option<ValidatorKey> {
-    plan.node_index(node)
-        .map(|_| Key::derive(plan.seed, Purpose::Validator, node).validator())
+pub fn validator_key(plan: &Plan, foreign: &ForeignKeys, node: &str) -> Option<ValidatorKey> {
+    plan.node_index(node)?;
+    let own = || Key::derive(plan.seed, Purpose::Validator, node).validator();
+    Some(foreign.get(node).cloned().unwrap_or_else(own))
+}
+
+impl ValidatorKey {
+    /// The key whose 32 public bytes these are in base64; `None`: they are not.
+    #[must_use]
+    pub fn of_public(public: &str) -> Option<Self> {
+        let bytes: [u8; 32] = BASE64.decode(public).ok()?.try_into().ok()?;
+        Some(Self {
+            public: public.to_owned(),
+            address: hex::encode_upper(&Sha256::digest(bytes)[..20]),
+        })
+    }
 }
 
 /// What a key is for; a node has one of each.

@@ -6,7 +6,6 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,6 +14,7 @@ use serde::de::{DeserializeOwned, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::Dialect;
+use crate::backend::{Endpoint, Tunnel};
 use crate::model::Ms;
 use crate::record::{Header, Silence};
 
@@ -39,6 +39,8 @@ pub struct Rpc {
     base: reqwest::Url,
     status: reqwest::Url,
     limit: Duration,
+    /// The way to the node, where it is not on this machine.
+    tunnel: Option<Tunnel>,
 }
 
 /// Why there is no result.
@@ -161,10 +163,11 @@ impl Client {
             })
     }
 
-    /// Talks to the node whose RPC is at `address`; no request takes longer than `limit`.
+    /// Talks to the node whose RPC is at this endpoint; no request takes longer than `limit`.
     #[must_use]
-    pub fn node(&self, address: SocketAddr, dialect: Dialect, limit: Ms) -> Rpc {
+    pub fn node(&self, endpoint: impl Into<Endpoint>, dialect: Dialect, limit: Ms) -> Rpc {
         let Dialect::Comet = dialect;
+        let Endpoint { address, tunnel } = endpoint.into();
         let base: reqwest::Url = format!("http://{address}/")
             .parse()
             .expect("a socket address makes a URL");
@@ -175,6 +178,7 @@ impl Client {
             base,
             status,
             limit: limit.duration(),
+            tunnel,
         }
     }
 }
@@ -394,13 +398,30 @@ impl Rpc {
     }
 
     async fn limited<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, RpcError> {
-        match tokio::time::timeout(self.limit, fetch(request)).await {
-            Ok(body) => parse(&body?),
-            Err(_) => Err(RpcError::Silent {
+        let fetched = tokio::time::timeout(self.limit, fetch(request)).await;
+        let fetched = fetched.unwrap_or_else(|_| {
+            Err(RpcError::Silent {
                 cause: Silence::Timeout,
                 detail: format!("no answer within {}", Ms::from(self.limit)),
-            }),
-        }
+            })
+        });
+        parse(&fetched.map_err(|error| self.blame(error))?)
+    }
+
+    /// Where a tunnel leads to the node, it knows better than a broken connection on this machine what went wrong.
+    fn blame(&self, error: RpcError) -> RpcError {
+        let RpcError::Silent {
+            cause: Silence::Refused | Silence::Broken | Silence::Timeout,
+            ..
+        } = error
+        else {
+            return error;
+        };
+        let known = self.tunnel.as_ref().and_then(Tunnel::last);
+        known.map_or(error, |(cause, detail)| RpcError::Silent {
+            cause,
+            detail: short(detail),
+        })
     }
 }
 

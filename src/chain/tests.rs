@@ -24,6 +24,7 @@ pub(crate) fn plan(chain: ChainKind, validators: usize, full: usize) -> Plan {
         version: version.clone(),
         config: BTreeMap::new(),
         start: Start::Auto,
+        resources: crate::model::Resources::default(),
     };
     let nodes: Vec<Node> = groups
         .iter()
@@ -36,6 +37,7 @@ pub(crate) fn plan(chain: ChainKind, validators: usize, full: usize) -> Plan {
         about: None,
         seed: 0x00c0_ffee,
         backend: BackendKind::Local,
+        kubernetes: crate::model::Kubernetes::default(),
         network: Network {
             chain,
             block_time: adapter.default_block_time(),
@@ -44,6 +46,9 @@ pub(crate) fn plan(chain: ChainKind, validators: usize, full: usize) -> Plan {
             nodes,
             links,
             version: version.clone(),
+            app: None,
+            keys: crate::model::Keys::Seed,
+            attach: None,
         },
         versions: IndexMap::from([(version.clone(), adapter.version(&version).unwrap())]),
         limits: Limits {
@@ -58,7 +63,9 @@ pub(crate) fn plan(chain: ChainKind, validators: usize, full: usize) -> Plan {
         },
         steps: Vec::new(),
         outcome: None,
+        repeats: Vec::new(),
         sums: Vec::new(),
+        chaos: None,
     }
 }
 
@@ -93,11 +100,11 @@ fn rendering_is_deterministic_and_depends_on_the_seed() {
     for chain in [ChainKind::Devnode, ChainKind::Cometbft] {
         let mut plan = plan(chain, 4, 1);
         let addresses = addresses(&plan);
-        let one = adapter(chain).render(&plan, &addresses).unwrap();
-        assert_eq!(one, adapter(chain).render(&plan, &addresses).unwrap());
+        let one = adapter(chain).render(&plan, &addresses, &BTreeMap::new()).unwrap();
+        assert_eq!(one, adapter(chain).render(&plan, &addresses, &BTreeMap::new()).unwrap());
         assert_eq!(one.nodes.len(), 5);
         plan.seed += 1;
-        assert_ne!(one, adapter(chain).render(&plan, &addresses).unwrap());
+        assert_ne!(one, adapter(chain).render(&plan, &addresses, &BTreeMap::new()).unwrap());
     }
 }
 
@@ -105,7 +112,9 @@ fn rendering_is_deterministic_and_depends_on_the_seed() {
 fn the_genesis_is_one_and_the_same() {
     for chain in [ChainKind::Devnode, ChainKind::Cometbft] {
         let plan = plan(chain, 4, 1);
-        let rendered = adapter(chain).render(&plan, &addresses(&plan)).unwrap();
+        let rendered = adapter(chain)
+            .render(&plan, &addresses(&plan), &BTreeMap::new())
+            .unwrap();
         let geneses: BTreeSet<&[u8]> = rendered
             .nodes
             .iter()
@@ -121,7 +130,9 @@ fn the_genesis_is_one_and_the_same() {
 fn keys_are_secret_files() {
     for chain in [ChainKind::Devnode, ChainKind::Cometbft] {
         let plan = plan(chain, 1, 0);
-        let rendered = adapter(chain).render(&plan, &addresses(&plan)).unwrap();
+        let rendered = adapter(chain)
+            .render(&plan, &addresses(&plan), &BTreeMap::new())
+            .unwrap();
         for file in &rendered.nodes[0].components[0].files {
             let key = file.path.to_str().unwrap().ends_with("key.json");
             assert_eq!(file.secret, key, "{}", file.path.display());
@@ -135,11 +146,11 @@ fn what_was_not_reserved_is_named() {
         let plan = plan(chain, 2, 0);
         let mut short = addresses(&plan);
         short.nodes.remove("validator-1");
-        let error = adapter(chain).render(&plan, &short).unwrap_err();
+        let error = adapter(chain).render(&plan, &short, &BTreeMap::new()).unwrap_err();
         assert_eq!(error.what, "validator-1");
         let mut short = addresses(&plan);
         short.links.clear();
-        let error = adapter(chain).render(&plan, &short).unwrap_err();
+        let error = adapter(chain).render(&plan, &short, &BTreeMap::new()).unwrap_err();
         assert!(error.why.contains("link"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use super::keys::validator_key;
-use super::{ChainError, cometbft};
+use super::{ChainError, ForeignKeys, cometbft};
 use crate::model::{Action, ChainKind, Plan, Tx, TxBody};
 
 /// The bytes of a `tx` step.
@@ -15,7 +15,7 @@ use crate::model::{Action, ChainKind, Plan, Tx, TxBody};
 ///
 /// # Errors
 /// A node that the plan does not have.
-pub fn tx_bytes(plan: &Plan, tx: &Tx) -> Result<Vec<u8>, ChainError> {
+pub fn tx_bytes(plan: &Plan, keys: &ForeignKeys, tx: &Tx) -> Result<Vec<u8>, ChainError> {
     let (validator, power) = match &tx.body {
         TxBody::Raw(text) => return Ok(text.clone().into_bytes()),
         TxBody::Power { validator, power } => (validator, *power),
@@ -24,7 +24,7 @@ pub fn tx_bytes(plan: &Plan, tx: &Tx) -> Result<Vec<u8>, ChainError> {
         what: format!("the transaction `{}`", tx.id),
         why: format!("the network has no node `{node}`"),
     };
-    let key = validator_key(plan, validator).ok_or_else(|| unknown(validator))?;
+    let key = validator_key(plan, keys, validator).ok_or_else(|| unknown(validator))?;
     let receiver = plan.node_index(&tx.node).ok_or_else(|| unknown(&tx.node))?;
     let before = plan
         .steps
@@ -83,19 +83,19 @@ mod tests {
     }
 
     fn text(plan: &Plan, tx: &Tx) -> String {
-        String::from_utf8(tx_bytes(plan, tx).unwrap()).unwrap()
+        String::from_utf8(tx_bytes(plan, &ForeignKeys::new(), tx).unwrap()).unwrap()
     }
 
     #[test]
     fn a_power_change_in_the_form_of_the_receiving_version() {
         let mut plan = plan(ChainKind::Cometbft, 4, 0);
-        let key = validator_key(&plan, "validator-1").unwrap().public;
+        let key = validator_key(&plan, &ForeignKeys::new(), "validator-1").unwrap().public;
         assert_eq!(text(&plan, &power("a", 5)), format!("val=ed25519!{key}!5"));
         plan.network.nodes[0].version = "0.37.18".into();
         assert_eq!(text(&plan, &power("a", 5)), format!("val:{key}!5"));
         let mut unknown = power("a", 5);
         unknown.node = "nobody".into();
-        assert!(tx_bytes(&plan, &unknown).is_err());
+        assert!(tx_bytes(&plan, &ForeignKeys::new(), &unknown).is_err());
     }
 
     #[test]

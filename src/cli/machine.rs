@@ -1,14 +1,19 @@
 //! `trialnet ps`, `gc` and `doctor`: this machine.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::doctor::{self, Check};
-use super::ps::{self, Row, State};
-use super::{GcArgs, PsArgs};
+use super::ps::{self, InCluster, Row, State};
+use super::validate::LOOK;
+use super::{Backend, DoctorArgs, GcArgs, LookArgs, PsArgs, cluster};
 use crate::agent::registry::{self, Life, RunEntry};
-use crate::exit;
+use crate::backend::Trouble;
+use crate::backend::kubernetes::api::Failure;
+use crate::backend::kubernetes::{gc, teardown};
 use crate::model::Ms;
+use crate::scenario::Loaded;
 use crate::ui::Ui;
+use crate::{exit, run};
 
 /// Programs of chains that `doctor` looks for.
 const CHAINS: &[&str] = &[
@@ -20,10 +25,13 @@ const CHAINS: &[&str] = &[
 /// A run of 100 nodes keeps about so many files open in its guard.
 const WANTED_FILES: u64 = 4096;
 
-/// Lists the runs that are up, and what is left of dead ones.
-#[must_use]
-pub fn ps(args: &PsArgs, ui: &Ui) -> u8 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().into();
+/// How long the API server of a cluster has to answer that nobody named.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Lists the runs that are up, and what is left of dead ones: those of this machine, and those in its cluster.
+pub async fn ps(args: &PsArgs, ui: &Ui) -> u8 {
+    let now = SystemTime::now();
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default().into();
     let row = |entry: RunEntry| Row {
         state: if entry.life() == Life::LeftOver {
             State::LeftOver
@@ -31,27 +39,82 @@ pub fn ps(args: &PsArgs, ui: &Ui) -> u8 {
             State::Up
         },
         pid: entry.owner.pid,
-        age: Some(Ms::since(now, Ms(entry.began))),
+        age: Some(Ms::since(since, Ms(entry.began))),
         run: entry.run,
         scenario: entry.scenario,
         folder: entry.run_dir,
     };
     let rows: Vec<_> = registry::list_runs().into_iter().map(row).collect();
-    ui.out(&ps::render(&rows));
-    ps::code(&rows, args.check)
+    let found = match Box::pin(in_cluster(&args.cluster)).await {
+        Ok(found) => found,
+        Err(trouble) => {
+            ui.error(&trouble, None);
+            return exit::INFRASTRUCTURE;
+        }
+    };
+    let found = found.map(|(context, runs)| InCluster {
+        context,
+        rows: runs
+            .into_iter()
+            .map(|run| ps::ClusterRow::of(run, now, &rows))
+            .collect(),
+    });
+    ui.out(&ps::render(&rows, found.as_ref()));
+    ps::code(&rows, found.as_ref(), args.check)
 }
 
-/// Removes what dead runs have left.
-#[must_use]
-pub fn gc(args: &GcArgs, ui: &Ui) -> u8 {
-    ui.out(&ps::render_gc(&registry::gc(args.dry_run), args.dry_run));
-    exit::PASSED
+/// The runs in the cluster, with its context.
+async fn in_cluster(args: &LookArgs) -> Result<Option<(String, Vec<gc::Found>)>, Trouble> {
+    let Some(api) = gc::reach(&args.into(), CLUSTER_LIMIT).await? else {
+        return Ok(None);
+    };
+    let runs = gc::list(&api.within(CLUSTER_LIMIT)).await.map_err(Failure::trouble)?;
+    Ok(Some((api.context().unwrap_or_default().to_owned(), runs)))
 }
 
-/// Checks whether this machine has what runs need.
-#[must_use]
-pub fn doctor(ui: &Ui) -> u8 {
-    let mut checks = vec![loopback(), state(), files(), left_over()];
+/// Removes what dead runs have left on this machine and in clusters.
+pub async fn gc(args: &GcArgs, ui: &Ui) -> u8 {
+    let GcArgs {
+        dry_run,
+        older_than,
+        cluster,
+    } = args;
+    let mut done = registry::gc(*dry_run);
+    if let Ok(dir) = registry::state_dir() {
+        done.extend(Box::pin(gc::sweep_registered(&dir, *dry_run, teardown::LIMIT)).await);
+    }
+    let mut code = exit::PASSED;
+    match Box::pin(gc::reach(&cluster.into(), CLUSTER_LIMIT)).await {
+        Ok(Some(api)) => done.extend(Box::pin(gc::sweep(&api, *older_than, *dry_run, teardown::LIMIT)).await),
+        Ok(None) => {}
+        Err(trouble) => {
+            ui.error(&trouble, None);
+            code = exit::INFRASTRUCTURE;
+        }
+    }
+    done.extend(Box::pin(gc::sweep_clusters(*older_than, *dry_run)).await);
+    ui.out(&ps::render_gc(&done, *dry_run));
+    code
+}
+
+/// Checks whether this machine, and the cluster if that is to be used, has what runs need.
+pub async fn doctor(args: &DoctorArgs, ui: &Ui) -> u8 {
+    let DoctorArgs { file, backend, cluster } = args;
+    let plan = match file.as_ref().map(|file| run::load(file, (*backend).into(), None)) {
+        None => None,
+        Some(Ok(Loaded { plan, .. })) => Some(plan),
+        Some(Err(diagnostics)) => {
+            ui.err(&diagnostics.render(LOOK));
+            return exit::SCENARIO_INVALID;
+        }
+    };
+    let mut checks = match backend {
+        Backend::Local => vec![loopback(), state(), files(), left_over()],
+        Backend::Kubernetes => vec![state(), files(), left_over()],
+    };
+    if *backend == Backend::Kubernetes {
+        checks.extend(cluster::checks(cluster, plan.as_ref()).await);
+    }
     checks.extend(CHAINS.iter().map(|program| chain(program)));
     ui.out(&doctor::render(&checks));
     doctor::code(&checks)

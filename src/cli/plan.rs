@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::verdict::Verdict;
-use crate::model::{Network, Node, Outcome, Persistence, Plan, Role, Step};
+use crate::model::{Chaos, Keys, Network, Node, Outcome, Persistence, Plan, Role, Step, Timed};
 use crate::quorum::Forecast;
 use crate::report::words::{self, count, invariant, names, table, title, wrap};
 use crate::ui::paint;
@@ -22,10 +22,16 @@ pub fn render_plan(plan: &Plan) -> String {
     text.push(String::new());
     text.push(paint::bold(&format!("nodes ({})", plan.network.nodes.len())));
     text.push(nodes(&plan.network));
-    text.push(format!("  {}", count(plan.network.links.len(), "link")));
+    if plan.network.attach.is_none() {
+        text.push(format!("  {}", count(plan.network.links.len(), "link")));
+    }
     text.push(String::new());
     text.push(paint::bold(&format!("steps ({})", plan.steps.len())));
     text.extend(steps(plan));
+    if let Some(chaos) = &plan.chaos {
+        text.push(String::new());
+        text.extend(rehearsal(chaos));
+    }
     if let Some(outcome) = &plan.outcome {
         text.push(String::new());
         text.extend(indented(&expected(outcome)));
@@ -84,7 +90,35 @@ fn facts(plan: &Plan) -> Vec<[String; 2]> {
             facts.push(fact("version", format!("{name}: {}", is.join(", "))));
         }
     }
+    facts.extend(more_facts(network));
     facts.extend(config(&network.config).map(|config| fact("config", config)));
+    facts
+}
+
+/// What not every network has.
+fn more_facts(network: &Network) -> Vec<[String; 2]> {
+    let mut facts = Vec::new();
+    if let Some(attach) = &network.attach {
+        let port = attach
+            .rpc_port
+            .map(|port| format!(", RPC at {port}"))
+            .unwrap_or_default();
+        let pods = format!("found: pods of {} with {}{port}", attach.namespace, attach.selector);
+        facts.push(fact("nodes", pods));
+    }
+    if let Some(app) = &network.app {
+        let program = app.binary.as_ref().or(app.program.as_ref());
+        let image = app
+            .image
+            .as_ref()
+            .map(|image| format!(" of {image}"))
+            .unwrap_or_default();
+        let program = program.map(String::as_str).unwrap_or_default();
+        facts.push(fact("app", format!("{program}{image} {}", app.args.join(" "))));
+    }
+    if network.keys == Keys::InPlace {
+        facts.push(fact("keys", "made where the nodes run".to_owned()));
+    }
     facts
 }
 
@@ -151,7 +185,7 @@ fn steps(plan: &Plan) -> Vec<String> {
     let mut former = None;
     for step in &plan.steps {
         lines.push(format!("  {:>2}. {}", step.index + 1, title(step)));
-        let details = details(step);
+        let details = details(plan, step);
         lines.extend(details.into_iter().flat_map(|detail| under(&detail)));
         let sum = plan
             .sums
@@ -175,8 +209,29 @@ fn steps(plan: &Plan) -> Vec<String> {
     lines
 }
 
+/// The schedule beside the steps.
+fn rehearsal(chaos: &Chaos) -> Vec<String> {
+    let budget = match (chaos.most, chaos.halts) {
+        (None, _) => "as much as the chain tolerates".to_owned(),
+        (Some(most), true) => format!("{}, and the chain may halt", count(most, "node")),
+        (Some(most), false) => format!("{}, and no more than the chain tolerates", count(most, "node")),
+    };
+    let mut lines = vec![paint::bold(&format!(
+        "rehearsal ({})",
+        count(chaos.schedule.len(), "fault")
+    ))];
+    lines.extend(indented(&format!(
+        "beside the steps, from ready; at once at most {budget}; the nodes are back within {}",
+        chaos.recovery
+    )));
+    let row = |timed: &Timed| [timed.at.to_string(), timed.fault.id.clone(), words::fault(&timed.fault)];
+    let rows: Vec<[String; 3]> = chaos.schedule.iter().map(row).collect();
+    lines.push(table("  ", &rows));
+    lines
+}
+
 /// What the title does not say already.
-fn details(step: &Step) -> Vec<String> {
+fn details(plan: &Plan, step: &Step) -> Vec<String> {
     let mut details = Vec::new();
     if let Some(name) = &step.name {
         let id = step
@@ -188,6 +243,16 @@ fn details(step: &Step) -> Vec<String> {
         details.push(format!("{id}{}", words::action(&step.action)));
     }
     details.extend(step.when.as_ref().map(words::when));
+    let again = plan
+        .repeated(step.index)
+        .zip(plan.repeats.iter().find(|repeat| repeat.step == step.index));
+    details.extend(again.map(|((more, last), next)| {
+        let every = next.after;
+        format!(
+            "{} times, one every {every}; the last begins {last} after the first",
+            more + 1
+        )
+    }));
     if step.background {
         details.push("in the background".to_owned());
     }

@@ -1,7 +1,9 @@
 //! `trialnet ps` and `trialnet gc`: what is up, what is left, what was removed. Here only how they are shown.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
+use crate::backend::kubernetes::gc::{Found, until};
 use crate::exit;
 use crate::model::Ms;
 use crate::report::words::{count, table, tenths};
@@ -32,12 +34,111 @@ pub enum State {
     LeftOver,
 }
 
-/// The runs as a table; says so when there are none, and what to do about those that are left over.
-#[must_use]
-pub fn render(rows: &[Row]) -> String {
-    if rows.is_empty() {
-        return "no run is up, and nothing is left over".to_owned();
+/// The runs in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InCluster {
+    /// The cluster's context.
+    pub context: String,
+    /// The runs.
+    pub rows: Vec<ClusterRow>,
+}
+
+/// A run in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterRow {
+    /// What the cluster says of it.
+    pub found: Found,
+    /// How long ago it was made.
+    pub age: Option<Ms>,
+    /// The time until it expires, or since, and whether it has.
+    pub expires: Option<(Ms, bool)>,
+    /// Whether it belongs to a run of this machine whose processes are gone.
+    pub orphaned: bool,
+}
+
+impl ClusterRow {
+    /// A run as it is at the moment `now`, beside the runs of this machine.
+    #[must_use]
+    pub fn of(found: Found, now: SystemTime, rows: &[Row]) -> Self {
+        Self {
+            orphaned: rows
+                .iter()
+                .any(|row| row.run == found.run && row.state == State::LeftOver),
+            age: found.made.map(|made| until(made, now).0),
+            expires: found.expires.map(|expires| until(expires, now)),
+            found,
+        }
     }
+
+    fn left_over(&self) -> bool {
+        let expired = self.expires.is_some_and(|(_, over)| over);
+        !self.found.ending && (expired || self.orphaned)
+    }
+
+    fn cells(&self) -> [String; 7] {
+        let Found {
+            namespace,
+            scenario,
+            owner,
+            ending,
+            pods,
+            running,
+            ..
+        } = &self.found;
+        let state = match (self.left_over(), ending) {
+            (true, _) => "LEFT OVER",
+            (false, true) => "ending",
+            (false, false) => "up",
+        };
+        let expires = match self.expires {
+            Some((span, true)) => format!("{} ago", tenths(span.0)),
+            Some((span, false)) => format!("in {}", tenths(span.0)),
+            None => "never".to_owned(),
+        };
+        [
+            namespace.clone(),
+            scenario.clone(),
+            state.to_owned(),
+            owner.clone(),
+            self.age.map_or_else(|| "?".to_owned(), |age| tenths(age.0)),
+            expires,
+            format!("{running}/{pods}"),
+        ]
+    }
+}
+
+/// The runs of this machine and of its cluster, a table each; says so when there are none, and what to do about those that are left over.
+#[must_use]
+pub fn render(rows: &[Row], cluster: Option<&InCluster>) -> String {
+    let cluster = cluster.filter(|cluster| !cluster.rows.is_empty());
+    match (rows.is_empty(), cluster) {
+        (true, None) => "no run is up, and nothing is left over".to_owned(),
+        (true, Some(cluster)) => render_cluster(cluster),
+        (false, None) => render_machine(rows),
+        (false, Some(cluster)) => [render_machine(rows), render_cluster(cluster)].join("\n\n"),
+    }
+}
+
+fn render_cluster(InCluster { context, rows }: &InCluster) -> String {
+    let mut cells = vec![["NAMESPACE", "SCENARIO", "STATE", "OWNER", "AGE", "EXPIRES", "PODS"].map(str::to_owned)];
+    cells.extend(rows.iter().map(ClusterRow::cells));
+    let left = rows.iter().filter(|row| row.left_over()).count();
+    [format!("in the cluster of {context}:"), table("", &cells)].join("\n") + &hint(left)
+}
+
+/// What to do about what is left over.
+fn hint(left: usize) -> String {
+    if left == 0 {
+        return String::new();
+    }
+    let them = if left == 1 { "it" } else { "them" };
+    format!(
+        "\n{} left over: `trialnet gc` removes what is there of {them}",
+        count(left, "run")
+    )
+}
+
+fn render_machine(rows: &[Row]) -> String {
     let mut cells = vec![["RUN", "SCENARIO", "STATE", "PROCESS", "AGE", "FOLDER"].map(str::to_owned)];
     cells.extend(rows.iter().map(
         |Row {
@@ -63,19 +164,15 @@ pub fn render(rows: &[Row]) -> String {
         },
     ));
     let left = rows.iter().filter(|row| row.state == State::LeftOver).count();
-    let mut text = table("", &cells);
-    if left > 0 {
-        let them = if left == 1 { "it" } else { "them" };
-        let runs = count(left, "run");
-        text.push_str(&["\n", &runs, " left over: `trialnet gc` removes what is there of ", them].concat());
-    }
-    text
+    table("", &cells) + &hint(left)
 }
 
-/// The exit code of `ps`: with `--check`, anything that is up or left over fails.
+/// The exit code of `ps`: with `--check`, anything of this machine fails, and what is left over in the cluster. What is in use there is somebody
+/// else's, or is meant to stay.
 #[must_use]
-pub const fn code(rows: &[Row], check: bool) -> u8 {
-    if check && !rows.is_empty() {
+pub fn code(rows: &[Row], cluster: Option<&InCluster>, check: bool) -> u8 {
+    let left = cluster.is_some_and(|cluster| cluster.rows.iter().any(ClusterRow::left_over));
+    if check && (left || !rows.is_empty()) {
         exit::INFRASTRUCTURE
     } else {
         exit::PASSED
@@ -95,6 +192,8 @@ pub fn render_gc(removed: &[String], dry_run: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn row(run: &str, state: State, age: Option<Ms>) -> Row {
@@ -112,19 +211,73 @@ mod tests {
     fn a_check_fails_while_anything_is_there() {
         for state in [State::Up, State::LeftOver] {
             let rows = [row("a1", state, None)];
-            assert_eq!(code(&rows, true), exit::INFRASTRUCTURE, "{state:?}");
-            assert_eq!(code(&rows, false), exit::PASSED, "{state:?}");
+            assert_eq!(code(&rows, None, true), exit::INFRASTRUCTURE, "{state:?}");
+            assert_eq!(code(&rows, None, false), exit::PASSED, "{state:?}");
         }
-        assert_eq!(code(&[], true), exit::PASSED);
+        assert_eq!(code(&[], None, true), exit::PASSED);
     }
 
     #[test]
     fn runs_as_a_table() {
-        insta::assert_snapshot!(render(&[
+        let rows = [
             row("a1b2c3", State::Up, Some(Ms(12_345))),
-            row("d4", State::LeftOver, None)
-        ]));
-        assert_eq!(render(&[]), "no run is up, and nothing is left over");
+            row("d4", State::LeftOver, None),
+        ];
+        insta::assert_snapshot!(render(&rows, None));
+        let none = InCluster {
+            context: "kind-x".into(),
+            rows: Vec::new(),
+        };
+        for cluster in [None, Some(&none)] {
+            assert_eq!(render(&[], cluster), "no run is up, and nothing is left over");
+            assert_eq!(code(&[], cluster, true), exit::PASSED);
+        }
+    }
+
+    #[test]
+    fn runs_in_a_cluster_as_a_table() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let run = |namespace: &str, expires: u64, ending| {
+            let found = Found {
+                namespace: namespace.into(),
+                run: "r".into(),
+                scenario: "kill-one".into(),
+                owner: "me@here 4711".into(),
+                made: Some(now - Duration::from_secs(70)),
+                expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(expires)),
+                ending,
+                pods: 5,
+                running: 4,
+            };
+            ClusterRow::of(found, now, &[])
+        };
+        let cluster = InCluster {
+            context: "kind-x".into(),
+            rows: vec![
+                run("trialnet-kill-one-a1", 1_000_090, false),
+                run("trialnet-kill-one-b2", 999_000, false),
+                run("trialnet-kill-one-c3", 999_000, true),
+            ],
+        };
+        insta::assert_snapshot!(render(&[], Some(&cluster)));
+        let both = render(&[row("a1", State::Up, None)], Some(&cluster));
+        assert!(
+            both.starts_with("RUN") && both.contains("\n\nin the cluster of kind-x:\nNAMESPACE"),
+            "{both}"
+        );
+        assert_eq!(code(&[], Some(&cluster), true), exit::INFRASTRUCTURE);
+        assert_eq!(code(&[], Some(&cluster), false), exit::PASSED);
+        let mut used = cluster.clone();
+        used.rows.remove(1);
+        assert_eq!(
+            code(&[], Some(&used), true),
+            exit::PASSED,
+            "others are at work, or it is going"
+        );
+        let mine = |state| ClusterRow::of(used.rows[0].found.clone(), now, &[row("r", state, None)]);
+        for (state, left) in [(State::Up, false), (State::LeftOver, true)] {
+            assert_eq!(mine(state).left_over(), left, "{state:?}");
+        }
     }
 
     #[test]

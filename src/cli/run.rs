@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio::task::JoinSet;
 
 use super::{RunArgs, files};
+use crate::backend::kubernetes::provider::Flags;
 use crate::engine::{self, Cancel};
 use crate::exit;
 use crate::report::folder::{FolderError, given_paths};
@@ -59,6 +60,10 @@ pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
                 folder,
                 keep: args.keep.into(),
                 exe: exe.to_owned(),
+                cluster: Flags {
+                    create: args.create,
+                    ..args.cluster.flags()
+                },
                 cancel: cancel.clone(),
             };
             running.spawn(Box::pin(one(file, loaded, options, ui.clone(), several)));
@@ -123,7 +128,7 @@ async fn one(file: PathBuf, loaded: Loaded, options: RunOptions, ui: Ui, several
 }
 
 /// The exit code of a run that had no folder to write to.
-const fn refused(error: &FolderError) -> u8 {
+pub(super) const fn refused(error: &FolderError) -> u8 {
     match error {
         // Only `--run-dir` can name a folder that is not new.
         FolderError::Exists(_) => exit::USAGE,
@@ -132,7 +137,7 @@ const fn refused(error: &FolderError) -> u8 {
 }
 
 /// Relative to the current directory where it is below it.
-fn shorter(path: &Path) -> PathBuf {
+pub(super) fn shorter(path: &Path) -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(&here).unwrap_or(path).to_owned()
 }

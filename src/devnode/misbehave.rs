@@ -35,10 +35,18 @@ pub enum Misbehaviour {
     },
     /// `crash`
     Crash,
+    /// `deadlock=A+B`
+    Deadlock {
+        /// Two validators, by their place in the genesis from 0.
+        pair: (usize, usize),
+    },
 }
 
+/// So close to each other two losses of links are one deadlock.
+pub const DEADLOCK: Duration = Duration::from_secs(1);
+
 /// One of each, with the value that is taken where none is given.
-pub const ALL: [Misbehaviour; 10] = [
+pub const ALL: [Misbehaviour; 11] = [
     Misbehaviour::StallAsProposer,
     Misbehaviour::Silent,
     Misbehaviour::Freeze,
@@ -51,6 +59,7 @@ pub const ALL: [Misbehaviour; 10] = [
         delay: Duration::from_secs(3),
     },
     Misbehaviour::Crash,
+    Misbehaviour::Deadlock { pair: (0, 1) },
 ];
 
 impl Misbehaviour {
@@ -67,6 +76,7 @@ impl Misbehaviour {
             Self::GoBack { .. } => "go-back",
             Self::SlowStart { .. } => "slow-start",
             Self::Crash => "crash",
+            Self::Deadlock { .. } => "deadlock",
         }
     }
 
@@ -86,6 +96,11 @@ impl Misbehaviour {
             Self::GoBack { .. } => "the RPC reports so many blocks fewer from that height on",
             Self::SlowStart { .. } => "the RPC opens only so long after the start",
             Self::Crash => "the process ends with exit code 13 when that height is committed",
+            Self::Deadlock { .. } => {
+                "consensus stops for good once the links to both of these two validators (by their \
+                 place in the genesis, from 0) have ended within one second, as when both crash; the \
+                 RPC goes on answering"
+            }
         }
     }
 }
@@ -107,6 +122,7 @@ impl fmt::Display for Spec {
             Misbehaviour::SlowStart { delay } => {
                 write!(f, "={}", humantime::format_duration(delay).to_string().replace(' ', ""))?;
             }
+            Misbehaviour::Deadlock { pair: (one, other) } => write!(f, "={one}+{other}")?,
             _ => {}
         }
         match self.at {
@@ -157,6 +173,14 @@ impl FromStr for Spec {
                 let delay = humantime::parse_duration(value)
                     .map_err(|_| fail(format!("'{value}' is no duration such as 3s")))?;
                 Misbehaviour::SlowStart { delay }
+            }
+            (Misbehaviour::Deadlock { .. }, Some(value)) => {
+                let pair = value.split_once('+');
+                let pair = pair.and_then(|(one, other)| Some((one.parse().ok()?, other.parse().ok()?)));
+                match pair {
+                    Some((one, other)) if one != other => Misbehaviour::Deadlock { pair: (one, other) },
+                    _ => return Err(fail(format!("'{value}' is no pair of validators such as 1+4"))),
+                }
             }
             (_, Some(_)) => return Err(fail("takes no value".into())),
         };
@@ -229,6 +253,14 @@ impl Misbehaviours {
         }
     }
 
+    /// The two validators whose crashes within a second stop this node.
+    pub fn deadlock_pair(&self, committed: u64) -> Option<(usize, usize)> {
+        match self.active(Misbehaviour::Deadlock { pair: (0, 0) }, committed) {
+            Some(Misbehaviour::Deadlock { pair }) => Some(pair),
+            _ => None,
+        }
+    }
+
     /// How long the RPC stays closed after the start.
     pub fn rpc_delay(&self) -> Option<Duration> {
         self.specs.iter().find_map(|s| match s.what {
@@ -266,6 +298,9 @@ mod tests {
             ("go-back=0", "number of blocks"),
             ("slow-start=soon", "no duration"),
             ("hang=3", "takes no value"),
+            ("deadlock=1", "no pair"),
+            ("deadlock=1+1", "no pair"),
+            ("deadlock=a+b", "no pair"),
         ] {
             let error = text.parse::<Spec>().unwrap_err().to_string();
             assert!(error.contains(part) && error.contains(text), "{error}");

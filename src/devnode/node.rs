@@ -184,6 +184,13 @@ struct Host {
     syncing: Option<Block>,
     checked: Checked,
 
+    /// The validators of the genesis, in its order.
+    genesis_order: Vec<Address>,
+    /// When the link to each was lost last; only while this node may deadlock by it.
+    lost: HashMap<Address, Instant>,
+    /// Consensus has stopped for good.
+    deadlocked: bool,
+
     // Links.
     peers: BTreeMap<Address, Peer>,
     gates: HashMap<Address, watch::Sender<bool>>,
@@ -328,6 +335,7 @@ impl Node {
         tracing::warn!("told to behave");
         let held = self.host.held();
         self.host.misbehaviours.clear();
+        self.host.deadlocked = false;
         if held {
             self.host.feed_recent(self.host.working);
             self.host.feed_sync();
@@ -351,6 +359,11 @@ impl Node {
         let height = Height(ledger.height().0 + 1);
         let (wal, replay) = Wal::open(&data, height)?;
         let address = address_of(&key.public_key());
+        let genesis_order = genesis
+            .validators
+            .iter()
+            .map(|validator| validator.public_key.address())
+            .collect();
         let identity = Identity {
             address,
             key,
@@ -399,6 +412,9 @@ impl Node {
             wal,
             mempool: Mempool::default(),
             misbehaviours,
+            genesis_order,
+            lost: HashMap::new(),
+            deadlocked: false,
             fatal: None,
             working: Height(0),
             active: false,
@@ -494,6 +510,7 @@ impl Node {
             Event::Closed { from, link, problem } => {
                 if self.host.peers.get(&from).is_some_and(|p| p.link.number == link) {
                     self.host.drop_link(&from, &problem);
+                    self.host.lost(from);
                 }
             }
             Event::Frame { from, link, payload } => {

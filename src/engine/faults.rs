@@ -8,20 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::probe::Prober;
+use super::probe::{Force, Pair, Prober, Samples};
 use super::{Desk, at};
-use crate::backend::{LinkId, LinkShape, NodeOps, Trouble};
-use crate::model::{Fault, FaultKind, Lasts, Ms, NodeName, Plan, Start};
-use crate::record::{FaultState, Record};
+use crate::backend::{LinkId, LinkShape, MachineStrike, NodeOps, NodeState, PacketShape, Trouble};
+use crate::model::{DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, Plan, REMOVAL, Removal, STOP_GRACE, Start};
+use crate::record::{FaultState, NodeEvent, Record};
 
-/// How long a node has between SIGTERM and SIGKILL in a `stop` or `restart`.
-const STOP_GRACE: Ms = Ms::secs(10);
 /// How long the effect of a fault may take to be seen; and how long, after a revert, what trialnet alone puts back: links, halted processes.
 const VERIFY: Ms = Ms::secs(5);
+/// The same where a busy machine hides it for a while: of a delay.
+const PATIENT: Ms = Ms::secs(10);
 /// How long before its end a timed fault is looked at for the last time; a look takes two probes of a link.
 const LAST_LOOK: Ms = Ms(700);
 /// How often a revert is tried.
@@ -40,8 +41,12 @@ pub(super) enum Request {
     EndAll(oneshot::Sender<Result<(), String>>),
     /// Open links and resume nodes, and do not wait: the network is about to be removed.
     Release(oneshot::Sender<()>),
+    /// Reply with what is on.
+    Tell(oneshot::Sender<Held>),
     /// From the keeper's own jobs: the effect of a fault was seen at this moment, so its time runs.
     Runs(String, Instant),
+    /// From the keeper's own jobs: the platform has brought the targets of a fault back, or has not.
+    Returned(String, Result<String, String>),
     /// From the keeper's own jobs: these faults have been looked at for the last time and end now.
     Revert(Vec<String>, oneshot::Sender<Result<(), String>>),
 }
@@ -63,16 +68,86 @@ impl Faults {
     }
 }
 
+/// What a keeper knows, for another that takes over from it: with that, what every node and link suffers is known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// The faults that are on, in the order in which they were injected.
+    pub on: Vec<HeldFault>,
+    /// Nodes that were started, by themselves or by a step.
+    pub present: BTreeSet<NodeName>,
+}
+
 /// A fault that is on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldFault {
+    /// What it does. That it ends by itself after a while does not outlive the keeper that injected it.
+    pub fault: Fault,
+    /// Whom it struck.
+    pub targets: Vec<NodeName>,
+    /// Targets that a `start` has brought back since.
+    pub started: BTreeSet<NodeName>,
+}
+
+impl Held {
+    /// Before the first fault.
+    #[must_use]
+    pub fn begin(plan: &Plan) -> Self {
+        let present = (plan.network.nodes.iter())
+            .filter(|node| node.start == Start::Auto)
+            .map(|node| node.name.clone())
+            .collect();
+        Self {
+            on: Vec::new(),
+            present,
+        }
+    }
+}
+
+/// A fault that is on, as the keeper has it.
 #[derive(Clone, Debug)]
 struct Active {
     fault: Fault,
     targets: Vec<NodeName>,
+    /// Whether the platform brings them back by itself.
+    comes_back: bool,
     /// Targets that a `start` step has brought back since.
     started: BTreeSet<NodeName>,
     ends: Option<Instant>,
     /// When it is looked at for the last time before that.
     last_look: Option<Instant>,
+}
+
+impl Active {
+    fn of(
+        plan: &Plan,
+        HeldFault {
+            fault,
+            targets,
+            started,
+        }: HeldFault,
+    ) -> Self {
+        Self {
+            comes_back: plan.comes_back(&fault),
+            fault,
+            targets,
+            started,
+            ends: None,
+            last_look: None,
+        }
+    }
+
+    /// Whether its effect is that the platform ends the pods or containers that were there.
+    fn is_replaced(&self) -> bool {
+        self.comes_back || self.fault.kind == FaultKind::Drain
+    }
+
+    fn held(&self) -> HeldFault {
+        HeldFault {
+            fault: self.fault.clone(),
+            targets: self.targets.clone(),
+            started: self.started.clone(),
+        }
+    }
 }
 
 /// What a node has to be under the faults that are on.
@@ -82,6 +157,8 @@ enum Want {
     Absent,
     Down,
     Paused,
+    /// It may be down, and the platform brings it back.
+    Returning,
     Running,
 }
 
@@ -92,6 +169,8 @@ pub(super) struct Keeper {
     prober: Prober,
     desk: Desk,
     on: Vec<Active>,
+    /// What becomes of packets because of that.
+    force: Force,
     /// Nodes that were started, by themselves or by a step.
     present: BTreeSet<NodeName>,
     /// Everything that takes time: effects and reverts that are being verified, nodes that stop or start.
@@ -103,19 +182,24 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Starts the keeper's task; it ends when all who can ask are gone.
     pub(super) fn spawn(plan: Arc<Plan>, prober: Prober, desk: Desk) -> Faults {
+        let held = Held::begin(&plan);
+        Self::resume(plan, prober, desk, held)
+    }
+
+    /// The same for a network that another keeper has left.
+    pub(super) fn resume(plan: Arc<Plan>, prober: Prober, desk: Desk, held: Held) -> Faults {
         let (requests, mut inbox) = mpsc::unbounded_channel();
-        let present = (plan.network.nodes.iter())
-            .filter(|node| node.start == Start::Auto)
-            .map(|node| node.name.clone())
-            .collect();
+        let Held { on, present } = held;
+        let on = on.into_iter().map(|held| Active::of(&plan, held)).collect();
         let ops = Arc::clone(&prober.ops);
-        let (on, jobs) = (Vec::new(), JoinSet::new());
+        let jobs = JoinSet::new();
         let mut keeper = Self {
             plan,
             ops,
             prober,
             desk,
             on,
+            force: Force::default(),
             present,
             jobs,
             requests: requests.downgrade(),
@@ -147,6 +231,12 @@ impl Keeper {
             Request::Inject(fault, targets, reply) => self.inject(fault, targets, reply).await,
             Request::Heal(ids, reply) => self.heal(ids, reply),
             Request::Start(nodes, reply) => self.start(nodes, reply).await,
+            Request::Tell(reply) => {
+                let on = self.on.iter().map(Active::held).collect();
+                let present = self.present.clone();
+                // Who asked may have given up.
+                drop(reply.send(Held { on, present }));
+            }
             Request::EndAll(reply) => {
                 let ids = self.on.iter().rev().map(|active| active.fault.id.clone()).collect();
                 self.heal(ids, reply);
@@ -160,6 +250,7 @@ impl Keeper {
                     active.last_look = ends.checked_sub(LAST_LOOK.duration()).filter(|look| *look > since);
                 }
             }
+            Request::Returned(id, seen) => self.returned(&id, seen),
             Request::Revert(ids, reply) => self.revert_all(&ids, reply).await,
             Request::Release(reply) => {
                 self.release().await;
@@ -176,31 +267,40 @@ impl Keeper {
             &targets,
             fault.kind.word().to_owned(),
         ));
-        let active = Active {
+        let held = HeldFault {
             fault,
             targets,
             started: BTreeSet::new(),
-            ends: None,
-            last_look: None,
         };
+        let active = Active::of(&self.plan, held);
         if active.fault.kind == FaultKind::Restart {
             return self.restart(active, reply);
         }
         self.on.push(active.clone());
         let mut struck = Ok(());
         // Shapes are set here, one after the other, since each call says the state of every link.
-        if is_link_fault(&active.fault.kind) {
-            struck = self.ops.shape(&shapes(&self.plan, &self.on)).await;
+        if active.fault.kind.is_of_links() {
+            struck = self.shape().await;
         }
         let look = self.look_for(&active);
         let (desk, prober, requests) = (self.desk.clone(), self.prober.clone(), self.requests.clone());
+        let limit = self.plan.limits.start;
         self.jobs.spawn(async move {
+            let record =
+                |state, detail: String| desk.record(fault_record(&active.fault.id, state, &active.targets, detail));
+            // What the platform replaces can be told from what was there only by what was there.
+            let before = match before(&prober, &active).await {
+                Ok(before) => before,
+                Err(seen) => {
+                    record(FaultState::NoEffect, seen.clone());
+                    drop(reply.send(Err(seen)));
+                    return;
+                }
+            };
             let seen = match struck {
                 Ok(()) => strike(&prober, &active).await,
                 Err(trouble) => Err(trouble),
             };
-            let record =
-                |state, detail: String| desk.record(fault_record(&active.fault.id, state, &active.targets, detail));
             if let Err(trouble) = seen {
                 // Half of it may be done, so it stays on and is reverted like any other.
                 desk.record(trouble.clone().into());
@@ -208,48 +308,130 @@ impl Keeper {
                 return;
             }
             record(FaultState::Injected, String::new());
-            let effect = look.verify(&prober).await;
+            let effect = match (active.is_replaced(), look.verify(&prober)) {
+                (true, look) => match replaced(&prober, &active, &before).await {
+                    Ok(replaced) => look.await.map(|seen| joined(replaced, seen)),
+                    Err(seen) => Err(seen),
+                },
+                (false, look) => look.await,
+            };
             let since = Instant::now();
-            match effect {
-                Ok(seen) => {
-                    record(FaultState::Verified, seen);
-                    if let Some(requests) = requests.upgrade() {
-                        drop(requests.send(Request::Runs(active.fault.id.clone(), since)));
-                    }
-                    drop(reply.send(Ok(())));
-                }
+            let seen = match effect {
+                Ok(seen) => seen,
                 Err(seen) => {
                     record(FaultState::NoEffect, seen.clone());
                     drop(reply.send(Err(seen)));
+                    return;
                 }
+            };
+            if let Err(trouble) = wipe(&desk, &prober, &active).await {
+                desk.record(trouble.clone().into());
+                drop(reply.send(Err(trouble.to_string())));
+                return;
+            }
+            record(FaultState::Verified, seen);
+            let id = active.fault.id.clone();
+            let say = |request| {
+                if let Some(requests) = requests.upgrade() {
+                    drop(requests.send(request));
+                }
+            };
+            say(Request::Runs(id.clone(), since));
+            drop(reply.send(Ok(())));
+            if active.comes_back {
+                let back = all(active.targets.iter().map(|node| prober.answering(node, None, limit))).await;
+                say(Request::Returned(id, back));
             }
         });
+    }
+
+    /// Makes all links and packets what the set of faults says.
+    async fn shape(&self) -> Result<(), Trouble> {
+        self.ops.shape(&shapes(&self.plan, &self.on)).await?;
+        let filters = filters(&self.plan, &self.on);
+        self.force.coming(filters.clone());
+        self.ops.filter(&filters).await?;
+        self.force.arrived();
+        Ok(())
+    }
+
+    /// A fault is over because the platform has brought its targets back; or they did not come in time.
+    fn returned(&mut self, id: &str, seen: Result<String, String>) {
+        // Somebody may have ended it before, and has waited for the same.
+        let Some(position) = self.on.iter().position(|active| active.fault.id == id) else {
+            return;
+        };
+        let active = self.on.remove(position);
+        let record = |state, detail: String| {
+            self.desk
+                .record(fault_record(&active.fault.id, state, &active.targets, detail))
+        };
+        match seen {
+            Ok(seen) => {
+                record(FaultState::Reverted, String::new());
+                record(FaultState::RevertVerified, seen);
+            }
+            Err(seen) => record(
+                FaultState::RevertFailed,
+                format!("the platform did not bring it back: {seen}"),
+            ),
+        }
     }
 
     /// What has to be seen while a fault is on, given the other faults of this moment.
     fn look_for(&self, active: &Active) -> Look {
         let Active { fault, targets, .. } = active;
         match &fault.kind {
-            FaultKind::Kill | FaultKind::Stop => Look::Gone(targets.clone()),
+            // What the platform has replaced is looked at beside this, and is not gone for long.
+            _ if active.comes_back => Look::NOTHING,
+            FaultKind::Drain => Look::Machines(fault.id.clone(), Vec::new()),
+            FaultKind::Machine(_) => Look::Machines(fault.id.clone(), targets.clone()),
+            FaultKind::Kill | FaultKind::Stop | FaultKind::Remove(_) => {
+                Look::Gone(targets.clone(), fault.component.clone())
+            }
             FaultKind::Pause => Look::Paused(targets.clone()),
+            FaultKind::Partition { one_way: true, .. } => {
+                let cut = self.live(links_of(&self.plan, active));
+                Look::Packets {
+                    open: self.live(self.untouched(all_links(&self.plan))),
+                    packets: (self.expected(active, true), self.force.clone()),
+                    cut,
+                }
+            }
+            FaultKind::Loss { .. } => Look::Packets {
+                cut: Vec::new(),
+                open: Vec::new(),
+                packets: (self.expected(active, true), self.force.clone()),
+            },
+            FaultKind::Bandwidth { .. } => Look::Bound {
+                bound: self.expected(active, false),
+                all: self.expected(active, true),
+                force: self.force.clone(),
+            },
             FaultKind::Partition { .. } | FaultKind::Isolate { .. } => {
-                let shapes = shapes(&self.plan, &self.on);
-                let clear = |link: &LinkId| !shapes.iter().any(|shape| shape.link == *link);
                 let cut = self.live(links_of(&self.plan, active));
                 Look::Cut {
                     cut,
-                    open: self.live(all_links(&self.plan).into_iter().filter(clear).collect()),
+                    open: self.live(self.untouched(all_links(&self.plan))),
                 }
             }
-            FaultKind::Delay { latency, jitter, .. } => {
+            FaultKind::Delay { .. } => {
                 let shapes = shapes(&self.plan, &self.on);
-                let cut = |link: &LinkId| shapes.iter().any(|shape| shape.link == *link && shape.cut);
+                // The delays of a link add up, so that one that does nothing is not hidden by another; those that may end meanwhile apart.
+                let stays = |other: &&Active| other.fault.id == fault.id || !matches!(other.fault.lasts, Lasts::For(_));
+                let staying = self::shapes(&self.plan, self.on.iter().filter(stays));
+                let least = |link: LinkId| {
+                    let of_it = |shape: &&LinkShape| shape.link == link;
+                    let cut = shapes.iter().find(of_it)?.cut;
+                    let staying = staying.iter().find(of_it)?;
+                    let least = staying.latency.0.saturating_sub(staying.jitter.0);
+                    (!cut).then_some((link, Ms(least)))
+                };
                 let links = self
                     .live(links_of(&self.plan, active))
                     .into_iter()
-                    .filter(|link| !cut(link))
+                    .filter_map(least)
                     .collect();
-                // Faults that were on before may add to it, so only the least is exact.
                 let most = shapes
                     .iter()
                     .map(|shape| shape.latency + shape.jitter)
@@ -257,7 +439,6 @@ impl Keeper {
                     .unwrap_or_default();
                 Look::Slow {
                     links,
-                    least: Ms(latency.0.saturating_sub(jitter.0)),
                     most: Ms(most.0 * 2),
                 }
             }
@@ -266,7 +447,7 @@ impl Keeper {
                 how: how.clone(),
                 limit: self.plan.limits.run,
             },
-            FaultKind::Restart => Look::Gone(Vec::new()),
+            FaultKind::Restart => Look::NOTHING,
         }
     }
 
@@ -277,7 +458,17 @@ impl Keeper {
             .iter()
             .find(|node| want(&self.on, &self.present, node) != Want::Running)
         {
-            drop(reply.send(Err(format!("{node} is held by another fault and cannot be restarted"))));
+            let seen = format!("{node} is held by another fault and cannot be restarted");
+            // Of a fault of a step, the step says it.
+            if self.plan.faults().all(|(_, fault)| fault.id != active.fault.id) {
+                self.desk.record(fault_record(
+                    &active.fault.id,
+                    FaultState::Skipped,
+                    &active.targets,
+                    seen.clone(),
+                ));
+            }
+            drop(reply.send(Err(seen)));
             return;
         }
         let (desk, prober, limit) = (self.desk.clone(), self.prober.clone(), self.plan.limits.start);
@@ -354,10 +545,19 @@ impl Keeper {
                 .collect()
         };
         match self.look_for(active) {
-            Look::Gone(nodes) if active.fault.lasts != Lasts::Platform => Look::Gone(held(&nodes)),
+            Look::Gone(nodes, component) if active.fault.lasts != Lasts::Platform => {
+                Look::Gone(held(&nodes), component)
+            }
             Look::Paused(nodes) => Look::Paused(nodes),
+            Look::Machines(fault, silent) => Look::Machines(fault, silent),
             Look::Cut { cut, .. } => Look::Cut { cut, open: Vec::new() },
-            _ => Look::Gone(Vec::new()),
+            Look::Packets { .. } => Look::Lost(self.expected(active, false), self.force.clone()),
+            Look::Bound { bound, force, .. } => Look::Bound {
+                bound,
+                all: Vec::new(),
+                force,
+            },
+            _ => Look::NOTHING,
         }
     }
 
@@ -430,13 +630,17 @@ impl Keeper {
     /// Makes the targets of a fault what the set of faults says.
     async fn settle(&self, active: &Active) -> Result<(), Trouble> {
         match &active.fault.kind {
-            FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
-                self.ops.shape(&shapes(&self.plan, &self.on)).await
-            }
-            FaultKind::Kill | FaultKind::Stop => {
+            FaultKind::Partition { .. }
+            | FaultKind::Isolate { .. }
+            | FaultKind::Delay { .. }
+            | FaultKind::Loss { .. }
+            | FaultKind::Bandwidth { .. } => self.shape().await,
+            _ if active.comes_back => Ok(()),
+            FaultKind::Drain | FaultKind::Machine(_) => self.ops.restore_machines(&active.fault.id).await,
+            FaultKind::Kill | FaultKind::Stop | FaultKind::Remove(_) => {
                 let up = |node: &&NodeName| {
-                    !active.started.contains(*node)
-                        && matches!(want(&self.on, &self.present, node), Want::Running | Want::Paused)
+                    let want = want(&self.on, &self.present, node);
+                    !active.started.contains(*node) && matches!(want, Want::Running | Want::Returning | Want::Paused)
                 };
                 try_join_all(active.targets.iter().filter(up).map(|node| self.raise(node)))
                     .await
@@ -485,17 +689,17 @@ impl Keeper {
     /// What has to be seen when a fault is gone, given the faults that are still on.
     fn back(&self, active: &Active) -> Back {
         match &active.fault.kind {
+            kind if kind.loses_packets() => Back::Packets(
+                self.live(self.untouched(links_of(&self.plan, active))),
+                (self.expected(active, false), self.force.clone()),
+            ),
             FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
-                let shapes = shapes(&self.plan, &self.on);
-                let clear = |link: &LinkId| !shapes.iter().any(|shape| shape.link == *link);
-                let links = self
-                    .live(links_of(&self.plan, active))
-                    .into_iter()
-                    .filter(clear)
-                    .collect();
+                let links = self.live(self.untouched(links_of(&self.plan, active)));
                 // A link that is still as slow as the fault made it at least is not healed.
                 let below = match &active.fault.kind {
-                    FaultKind::Delay { latency, jitter, .. } => Some(Ms(latency.0.saturating_sub(jitter.0))),
+                    kind @ FaultKind::Delay { jitter, .. } => {
+                        kind.least_latency().map(|least| Ms(least.0.saturating_sub(jitter.0)))
+                    }
                     _ => None,
                 };
                 Back::Links(links, below)
@@ -517,7 +721,8 @@ impl Keeper {
         for node in &nodes {
             self.present.insert(node.clone());
             for active in &mut self.on {
-                if matches!(active.fault.kind, FaultKind::Kill | FaultKind::Stop) && active.targets.contains(node) {
+                let held = matches!(active.fault.kind, FaultKind::Kill | FaultKind::Stop) && !active.comes_back;
+                if held && active.targets.contains(node) {
                     active.started.insert(node.clone());
                 }
             }
@@ -556,12 +761,16 @@ impl Keeper {
 
     /// Opens every link and resumes every node, without looking back.
     async fn release(&mut self) {
+        // What is still being looked at would be looked at in a network that is going.
+        self.jobs.shutdown().await;
         let on = std::mem::take(&mut self.on);
         if on.is_empty() {
             return;
         }
-        if let Err(trouble) = self.ops.shape(&[]).await {
-            tracing::debug!("links could not be opened before teardown: {trouble}");
+        for done in [self.ops.shape(&[]).await, self.ops.filter(&[]).await] {
+            if let Err(trouble) = done {
+                tracing::debug!("links could not be opened before teardown: {trouble}");
+            }
         }
         for active in on.iter().rev() {
             if active.fault.kind == FaultKind::Pause {
@@ -569,10 +778,56 @@ impl Keeper {
                     tracing::debug!("resume before teardown: {trouble:?}");
                 }
             }
+            // What trialnet does not get done here its guard does.
+            if active.fault.kind.strikes_machines()
+                && let Err(trouble) = self.ops.restore_machines(&active.fault.id).await
+            {
+                tracing::debug!("{trouble}, before teardown");
+            }
             let (targets, detail) = (&active.targets, "the network is being removed".to_owned());
             self.desk
                 .record(fault_record(&active.fault.id, FaultState::Reverted, targets, detail));
         }
+    }
+
+    /// Links that no fault concerns.
+    fn untouched(&self, links: Vec<LinkId>) -> Vec<LinkId> {
+        let shapes = shapes(&self.plan, &self.on);
+        let filters = filters(&self.plan, &self.on);
+        let shaped = |link: &LinkId| shapes.iter().any(|shape| shape.link == *link);
+        let filtered = |LinkId { from, to, .. }: &LinkId| {
+            let same =
+                |shape: &PacketShape| (&shape.from, &shape.to) == (from, to) || (&shape.from, &shape.to) == (to, from);
+            filters.iter().any(same)
+        };
+        (links.into_iter())
+            .filter(|link| !shaped(link) && !filtered(link))
+            .collect()
+    }
+
+    /// What share of the packets has to be lost between the nodes that a fault concerns, in each direction, under all faults that are on;
+    /// with `others` also between all others.
+    fn expected(&self, active: &Active, others: bool) -> Vec<Pair> {
+        let filters = filters(&self.plan, &self.on);
+        let mut links = links_of(&self.plan, active);
+        if others {
+            links.extend(all_links(&self.plan));
+        }
+        let mut pairs: Vec<Pair> = Vec::new();
+        for LinkId { from, to, .. } in self.live(links) {
+            for (from, to) in [(&from, &to), (&to, &from)] {
+                let shape = (filters.iter()).find(|shape| (&shape.from, &shape.to) == (from, to));
+                if !pairs.iter().any(|pair| (&pair.from, &pair.to) == (from, to)) {
+                    pairs.push(Pair {
+                        from: from.clone(),
+                        to: to.clone(),
+                        loss: shape.map_or(0.0, |shape| shape.loss),
+                        rate: shape.and_then(|shape| shape.rate),
+                    });
+                }
+            }
+        }
+        pairs
     }
 
     /// Links whose ends are both up, so that bytes could pass.
@@ -590,17 +845,34 @@ type Reply = oneshot::Sender<Result<(), String>>;
 
 /// What has to be seen while a fault is on.
 enum Look {
-    Gone(Vec<NodeName>),
+    /// All processes of these nodes, or of this component of each.
+    Gone(Vec<NodeName>, Option<String>),
     Paused(Vec<NodeName>),
+    /// The machines that this fault has struck are drained or off, and these nodes do not answer.
+    Machines(String, Vec<NodeName>),
     Cut {
         cut: Vec<LinkId>,
         open: Vec<LinkId>,
     },
     Slow {
-        links: Vec<LinkId>,
-        least: Ms,
+        /// Each with the time that it takes at least.
+        links: Vec<(LinkId, Ms)>,
         most: Ms,
     },
+    /// Nothing over some connections, and these shares of packets lost.
+    Packets {
+        cut: Vec<LinkId>,
+        open: Vec<LinkId>,
+        packets: (Vec<Pair>, Force),
+    },
+    /// What passes from node to node where that is bound, and of all others everything but what is lost.
+    Bound {
+        bound: Vec<Pair>,
+        all: Vec<Pair>,
+        force: Force,
+    },
+    /// About these shares of packets lost, at a glance.
+    Lost(Vec<Pair>, Force),
     Misbehaving {
         targets: Vec<NodeName>,
         how: String,
@@ -609,13 +881,40 @@ enum Look {
 }
 
 impl Look {
+    /// Nothing has to be seen.
+    const NOTHING: Self = Self::Gone(Vec::new(), None);
+
     /// Looks from outside the injector; the evidence in words.
     async fn verify(&self, prober: &Prober) -> Result<String, String> {
         match self {
-            Self::Gone(nodes) => all(nodes.iter().map(|node| prober.gone(node, VERIFY))).await,
+            Self::Gone(nodes, component) => {
+                all(nodes.iter().map(|node| prober.gone(node, component.as_deref(), VERIFY))).await
+            }
             Self::Paused(nodes) => all(nodes.iter().map(|node| prober.paused(node, VERIFY))).await,
+            Self::Machines(fault, silent) => {
+                let machines = prober.machines(fault, VERIFY).await?;
+                let silent = all(silent.iter().map(|node| prober.silent(node, VERIFY))).await?;
+                Ok(joined(machines, silent))
+            }
             Self::Cut { cut, open } => prober.cut(cut, open, VERIFY).await,
-            Self::Slow { links, least, most } => prober.slow(links, *least, *most, VERIFY + *least).await,
+            Self::Packets { cut, open, packets } => {
+                let (pairs, force) = packets;
+                let lost = prober.lost(pairs, force, Samples::Claim, VERIFY);
+                if cut.is_empty() && open.is_empty() {
+                    return lost.await;
+                }
+                let bytes = prober.cut(cut, open, VERIFY).await?;
+                Ok(format!("{bytes}; {}", lost.await?))
+            }
+            Self::Bound { bound, all, force } => {
+                let passed = prober.bound(bound, force, VERIFY).await?;
+                if all.iter().all(|pair| pair.rate.is_some()) {
+                    return Ok(passed);
+                }
+                Ok(joined(passed, prober.lost(all, force, Samples::Claim, VERIFY).await?))
+            }
+            Self::Lost(pairs, force) => prober.lost(pairs, force, Samples::Glance, VERIFY).await,
+            Self::Slow { links, most } => prober.slow(links, *most, PATIENT).await,
             Self::Misbehaving { targets, how, limit } => {
                 all(targets.iter().map(|node| prober.misbehaving(node, how, *limit))).await
             }
@@ -629,6 +928,8 @@ enum Back {
     Resumed(Vec<NodeName>),
     /// Links that carry bytes, the first within this time where one is given.
     Links(Vec<LinkId>, Option<Ms>),
+    /// Links that carry bytes, and what share of the packets is still lost.
+    Packets(Vec<LinkId>, (Vec<Pair>, Force)),
 }
 
 impl Back {
@@ -636,6 +937,11 @@ impl Back {
     async fn verify(&self, prober: &Prober, limit: Ms) -> Result<String, String> {
         let nodes = match self {
             Self::Links(links, below) => return prober.open(links, *below, VERIFY).await,
+            Self::Packets(links, (pairs, force)) => {
+                let packets = prober.lost(pairs, force, Samples::Claim, VERIFY).await?;
+                let bytes = prober.open(links, None, VERIFY).await?;
+                return Ok(format!("{packets}; {bytes}"));
+            }
             Self::Resumed(nodes) => {
                 all(nodes.iter().map(|node| prober.awake(node, VERIFY))).await?;
                 nodes
@@ -646,11 +952,63 @@ impl Back {
     }
 }
 
+/// The targets of a fault as they are before it strikes, where its effect can be told only by that.
+async fn before(prober: &Prober, active: &Active) -> Result<Vec<NodeState>, String> {
+    if !active.is_replaced() {
+        return Ok(Vec::new());
+    }
+    try_join_all(active.targets.iter().map(|node| prober.state(node))).await
+}
+
+/// That the platform has replaced or ended what a fault struck.
+async fn replaced(prober: &Prober, active: &Active, before: &[NodeState]) -> Result<String, String> {
+    let Active { fault, targets, .. } = active;
+    let (removed, limit) = match fault.kind {
+        FaultKind::Remove(Removal::Delete { grace }) => (true, REMOVAL + grace.unwrap_or_default()),
+        FaultKind::Remove(_) | FaultKind::Drain => (true, REMOVAL),
+        _ => (false, VERIFY),
+    };
+    let how = (removed, fault.component.as_deref());
+    let nodes = targets.iter().zip(before);
+    all(nodes.map(|(node, before)| prober.replaced(node, before, how, limit))).await
+}
+
+/// Empties the volumes of the targets, if the fault says so; the data of a removed pod go with it.
+async fn wipe(desk: &Desk, prober: &Prober, Active { fault, targets, .. }: &Active) -> Result<(), Trouble> {
+    if !fault.wipe {
+        return Ok(());
+    }
+    if !matches!(fault.kind, FaultKind::Remove(_) | FaultKind::Drain) {
+        try_join_all(targets.iter().map(|node| prober.ops.wipe(node))).await?;
+    }
+    for node in targets {
+        desk.record(Record::Node {
+            node: node.clone(),
+            event: NodeEvent::Wiped,
+        });
+    }
+    Ok(())
+}
+
 /// Does to nodes what a fault says; links have been shaped before.
-async fn strike(prober: &Prober, Active { fault, targets, .. }: &Active) -> Result<(), Trouble> {
-    let ops = &prober.ops;
+async fn strike(prober: &Prober, active: &Active) -> Result<(), Trouble> {
+    let Active { fault, targets, .. } = active;
+    let (ops, component) = (&prober.ops, fault.component.as_deref());
     match &fault.kind {
-        FaultKind::Kill => try_join_all(targets.iter().map(|node| ops.kill(node))).await.map(drop),
+        FaultKind::Kill if active.comes_back => try_join_all(targets.iter().map(|node| ops.crash(node, component)))
+            .await
+            .map(drop),
+        FaultKind::Kill => try_join_all(targets.iter().map(|node| ops.kill(node, component)))
+            .await
+            .map(drop),
+        FaultKind::Remove(how) => try_join_all(targets.iter().map(|node| ops.remove(node, *how)))
+            .await
+            .map(drop),
+        FaultKind::Drain => {
+            ops.strike_machines(&fault.id, targets, MachineStrike::Drain(DRAIN))
+                .await
+        }
+        FaultKind::Machine(how) => ops.strike_machines(&fault.id, targets, MachineStrike::Fail(*how)).await,
         FaultKind::Pause => try_join_all(targets.iter().map(|node| ops.pause(node))).await.map(drop),
         FaultKind::Stop => try_join_all(targets.iter().map(|node| ops.stop(node, STOP_GRACE)))
             .await
@@ -692,8 +1050,9 @@ async fn restart(desk: &Desk, prober: &Prober, active: &Active, limit: Ms) -> Re
         .await
         .map_err(broken)?;
     record(FaultState::Injected, String::new());
-    let gone = all(targets.iter().map(|node| prober.gone(node, VERIFY))).await;
+    let gone = all(targets.iter().map(|node| prober.gone(node, None, VERIFY))).await;
     let gone = gone.inspect_err(|seen| record(FaultState::NoEffect, seen.clone()))?;
+    wipe(desk, prober, active).await.map_err(broken)?;
     record(FaultState::Verified, gone);
     try_join_all(targets.iter().map(|node| prober.ops.start(node)))
         .await
@@ -722,14 +1081,6 @@ fn vanished(desk: &Desk, active: &Active, seen: Result<String, String>) {
     }
 }
 
-/// Whether a fault is one of links.
-const fn is_link_fault(kind: &FaultKind) -> bool {
-    matches!(
-        kind,
-        FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. }
-    )
-}
-
 /// What a node has to be under these faults.
 fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
     if !present.contains(node) {
@@ -740,8 +1091,12 @@ fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
     let mut want = Want::Running;
     for active in on.iter().filter(struck) {
         match active.fault.kind {
-            FaultKind::Kill | FaultKind::Stop => return Want::Down,
+            _ if active.comes_back && want == Want::Running => want = Want::Returning,
+            _ if active.comes_back => {}
+            FaultKind::Kill | FaultKind::Stop | FaultKind::Machine(_) => return Want::Down,
             FaultKind::Pause => want = Want::Paused,
+            // There may be another machine for it.
+            FaultKind::Drain if want == Want::Running => want = Want::Returning,
             _ => {}
         }
     }
@@ -749,9 +1104,9 @@ fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
 }
 
 /// The shapes of all links that are not clear under these faults.
-fn shapes(plan: &Plan, on: &[Active]) -> Vec<LinkShape> {
+fn shapes<'a>(plan: &Plan, on: impl IntoIterator<Item = &'a Active>) -> Vec<LinkShape> {
     let mut shapes: BTreeMap<LinkId, LinkShape> = BTreeMap::new();
-    for active in on {
+    for active in on.into_iter().filter(|active| !active.fault.kind.loses_packets()) {
         for link in links_of(plan, active) {
             let clear = LinkShape {
                 link: link.clone(),
@@ -761,8 +1116,8 @@ fn shapes(plan: &Plan, on: &[Active]) -> Vec<LinkShape> {
             };
             let shape = shapes.entry(link).or_insert(clear);
             match &active.fault.kind {
-                FaultKind::Delay { latency, jitter, .. } => {
-                    shape.latency = shape.latency + *latency;
+                kind @ FaultKind::Delay { jitter, .. } => {
+                    shape.latency = shape.latency + kind.latency(&shape.link.from, &shape.link.to);
                     shape.jitter = shape.jitter + *jitter;
                 }
                 _ => shape.cut = true,
@@ -770,6 +1125,39 @@ fn shapes(plan: &Plan, on: &[Active]) -> Vec<LinkShape> {
         }
     }
     shapes.into_values().collect()
+}
+
+/// What becomes of packets under these faults: each fault loses them by itself, so the shares that pass are multiplied; of rates the least counts.
+fn filters(plan: &Plan, on: &[Active]) -> Vec<PacketShape> {
+    let mut all: BTreeMap<(NodeName, NodeName), (f64, Option<u64>)> = BTreeMap::new();
+    for active in on.iter().filter(|active| active.fault.kind.loses_packets()) {
+        let links = links_of(plan, active);
+        let pairs: BTreeSet<_> = (links.iter())
+            .flat_map(|link| [(&link.from, &link.to), (&link.to, &link.from)])
+            .collect();
+        for (from, to) in pairs {
+            let (lost, bound) = match &active.fault.kind {
+                FaultKind::Loss { percent, .. } => (percent / 100.0, None),
+                FaultKind::Bandwidth { rate, .. } => (0.0, Some(*rate)),
+                FaultKind::Partition { sides, .. } if sides.first().is_some_and(|first| first.contains(from)) => {
+                    (1.0, None)
+                }
+                _ => (0.0, None),
+            };
+            let (passes, rate) = all.entry((from.clone(), to.clone())).or_insert((1.0, None));
+            *passes *= 1.0 - lost;
+            *rate = rate.iter().copied().chain(bound).min();
+        }
+    }
+    let shapes = all.into_iter().map(|((from, to), (passes, rate))| PacketShape {
+        from,
+        to,
+        loss: 1.0 - passes,
+        rate,
+    });
+    shapes
+        .filter(|shape| shape.loss > 0.0 || shape.rate.is_some())
+        .collect()
 }
 
 /// The links that a fault concerns; none for a fault of nodes.
@@ -780,7 +1168,7 @@ fn links_of(plan: &Plan, active: &Active) -> Vec<LinkId> {
             side(from) != side(to)
         }
         FaultKind::Isolate { .. } => active.targets.iter().any(|target| target == from || target == to),
-        FaultKind::Delay { links, .. } => links
+        FaultKind::Delay { links, .. } | FaultKind::Loss { links, .. } | FaultKind::Bandwidth { links, .. } => links
             .iter()
             .any(|(a, b)| (a == from && b == to) || (a == to && b == from)),
         _ => false,
@@ -792,7 +1180,7 @@ fn links_of(plan: &Plan, active: &Active) -> Vec<LinkId> {
 }
 
 /// Every link of the plan.
-pub(super) fn all_links(plan: &Plan) -> Vec<LinkId> {
+pub(crate) fn all_links(plan: &Plan) -> Vec<LinkId> {
     let name = |index: usize| plan.network.nodes[index].name.clone();
     let link = |&(from, to): &(usize, usize)| LinkId {
         from: name(from),
@@ -809,6 +1197,12 @@ fn fault_record(id: &str, state: FaultState, targets: &[NodeName], detail: Strin
         targets: targets.to_vec(),
         detail,
     }
+}
+
+/// Evidence that belongs together; either may be empty.
+fn joined(one: String, other: String) -> String {
+    let parts: Vec<String> = [one, other].into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("; ")
 }
 
 /// Waits for all; the evidence of each, or the first that failed.

@@ -27,7 +27,7 @@ impl Network {
             .rpc
             .get(&tx.node)
             .ok_or_else(|| format!("{} has no RPC address", tx.node))?;
-        let bytes = tx_bytes(&self.plan, tx).map_err(|error| error.to_string())?;
+        let bytes = tx_bytes(&self.plan, &self.keys, tx).map_err(|error| error.to_string())?;
         let record = |event| {
             self.desk.record(Record::Tx {
                 id: tx.id.clone(),

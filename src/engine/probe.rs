@@ -2,20 +2,197 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use crate::backend::{LinkEvidence, LinkId, NodeOps, NodeState, RunState};
+use super::lock;
+use crate::backend::{
+    ComponentState, DATAGRAM_HEADERS, FULL_PACKET, Incarnation, LinkEvidence, LinkId, LinkLook, NodeOps, NodeState,
+    PROBER, PacketEvidence, PacketShape, RunState, Volley, rate_burst, rate_queue,
+};
 use crate::chain::rpc::Rpc;
-use crate::model::{Ms, NodeName};
+use crate::model::{Ms, NodeName, bits};
 use crate::record::Silence;
 
 /// How often a condition is looked at.
 const EVERY: Ms = Ms(20);
 /// How long a new connection over a link has to bring its first byte.
 const FIRST_BYTE: Ms = Ms(250);
-/// How long a node's RPC has to answer a probe.
+/// How long a node's RPC is silent before a probe takes it for silent.
 const RPC: Ms = Ms(400);
+/// How long it has to answer, or to refuse, where that is waited for: a connection through a cluster's API server may be slow to open.
+const PATIENT: Ms = Ms(2000);
+/// In how many looks in a row at links that are delayed all have to be slow. The connections of one look tell no more than one of them: a
+/// proxy that waits for a processor holds them all. So long, all in all, no machine holds it look after look, and lets nodes and prober go on.
+const SLOW: Ms = Ms(500);
+/// And in how many at least, and at most.
+const LOOKS: (usize, usize) = (3, 5);
+/// How many times as long a connection over a link may take as one past it, on a busy machine and without a delay: each waits for a
+/// processor whenever a process has its turn, and over a link these are the proxy (the connection, what comes back), the node and the
+/// prober, past it the node and the prober.
+const TURNS: u64 = 4;
+/// A shorter delay cannot be told from none.
+const SHORT: Ms = Ms(10);
 /// At most this many links are probed; which ones is a fixed stride through all of them.
 const MOST_LINKS: usize = 48;
+
+/// How many datagrams are sent over a pair of nodes at least, and at most.
+const DATAGRAMS: (u32, u32) = (1000, 4000);
+/// How many at a glance.
+const GLANCE: u32 = 200;
+/// At most so many pairs of nodes are sent over.
+const MOST_PAIRS: usize = 24;
+/// Over which time datagrams are sent that could not be counted when they came faster.
+const SLOWER: Ms = Ms(2000);
+/// At most so many where a rate is looked for, which takes many and larger datagrams.
+const MOST_BOUND: usize = 4;
+/// Over which time these are sent, and how many times as much as may pass.
+const FLOOD: Ms = Ms(1000);
+const OVER: u64 = 3;
+
+/// How many datagrams a look takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Samples {
+    /// As many as the claim needs.
+    Claim,
+    /// Few: what cannot be told with them is not looked at.
+    Glance,
+}
+
+/// What has to become of the packets from one node to another.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Pair {
+    pub(super) from: NodeName,
+    pub(super) to: NodeName,
+    /// What share is lost, from 0 to 1.
+    pub(super) loss: f64,
+    /// Bits a second that pass at most.
+    pub(super) rate: Option<u64>,
+}
+
+/// What becomes of packets at this moment, for looks during which that may change. Copies are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Force(Arc<Mutex<Vec<Vec<PacketShape>>>>);
+
+impl Force {
+    /// This is about to be so; until it has arrived, either may be.
+    pub(super) fn coming(&self, shapes: Vec<PacketShape>) {
+        lock(&self.0).push(shapes);
+    }
+
+    /// What came last is so.
+    pub(super) fn arrived(&self) {
+        let mut all = lock(&self.0);
+        let before = all.len().saturating_sub(1);
+        all.drain(..before);
+    }
+
+    /// All that may be so.
+    fn now(&self) -> Vec<Vec<PacketShape>> {
+        lock(&self.0).clone()
+    }
+}
+
+/// What may have become of the packets from one node to the other: the least and the greatest share that is lost, the least and the greatest rate
+/// (`None`: there was none).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Range {
+    loss: (f64, f64),
+    rate: (Option<u64>, Option<u64>),
+}
+
+fn range<'a>(states: impl IntoIterator<Item = &'a Vec<PacketShape>>, Pair { from, to, .. }: &Pair) -> Range {
+    let of = |shapes: &Vec<PacketShape>| {
+        let shape = shapes.iter().find(|shape| (&shape.from, &shape.to) == (from, to));
+        let (loss, rate) = shape.map_or((0.0, None), |shape| (shape.loss, shape.rate));
+        Range {
+            loss: (loss, loss),
+            rate: (rate, rate),
+        }
+    };
+    // No bound is more than any.
+    let most = |rate: &Option<u64>| rate.unwrap_or(u64::MAX);
+    let all = states.into_iter().map(of);
+    all.reduce(|one, other| Range {
+        loss: (one.loss.0.min(other.loss.0), one.loss.1.max(other.loss.1)),
+        rate: (
+            std::cmp::min_by_key(one.rate.0, other.rate.0, most),
+            std::cmp::max_by_key(one.rate.1, other.rate.1, most),
+        ),
+    })
+    .unwrap_or_default()
+}
+
+/// How far the share that is seen lost may be from the one that is asked. Of n packets, each lost with the probability p, the share that is lost
+/// has the standard deviation √(p(1−p)/n); it is further off than 4.5 of these once in 150,000 looks. One packet more is granted for what the
+/// machines themselves lose.
+fn tolerance(loss: f64, count: u32) -> f64 {
+    let count = f64::from(count);
+    4.5 * (loss * (1.0 - loss) / count).sqrt() + 1.0 / count
+}
+
+/// How many packets tell a loss from none: with n = 40/p the tolerance is 0.74 p and less.
+fn datagrams(loss: f64) -> u32 {
+    let wanted = (DATAGRAMS.0..=DATAGRAMS.1).find(|count| f64::from(*count) * loss >= 40.0);
+    if loss > 0.0 {
+        wanted.unwrap_or(DATAGRAMS.1)
+    } else {
+        DATAGRAMS.0
+    }
+}
+
+/// Datagrams that are several times as much as may pass at this rate, waits in the queue or passes at once. None is so large that it is sent in parts.
+fn flood(rate: u64) -> Volley {
+    let size = if rate < 1_000_000 { 300 } else { 1200 };
+    let passes = rate_burst(rate) + rate_queue(rate) * FULL_PACKET + rate / 8 * FLOOD.0 / 1000;
+    let count = OVER * passes / u64::from(size + DATAGRAM_HEADERS);
+    Volley {
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        size,
+        spread: Some(FLOOD),
+    }
+}
+
+/// The bits a second that arrived.
+///
+/// # Errors
+/// It was more than may be, or less than half; or too little was sent in the time that it took.
+fn rate_seen(evidence: &PacketEvidence, volley: Volley, may: &Range) -> Result<u64, String> {
+    let PacketEvidence { from, to, .. } = evidence;
+    let bytes = |count: u32| u64::from(count) * u64::from(volley.size + DATAGRAM_HEADERS);
+    let (sent, received) = (bytes(evidence.sent), bytes(evidence.received));
+    let passed = received * 8 * 1000 / evidence.took.0.max(1);
+    if let Some(most) = may.rate.1 {
+        // Until they were counted more came.
+        let passes = rate_burst(most) + most / 8 * evidence.counted.0 / 1000;
+        if sent * 2 < passes * 3 {
+            return Err(format!(
+                "no more than {sent} bytes left from {from} to {to} in {}, of which {passes} may pass: this machine is too busy",
+                evidence.counted
+            ));
+        }
+        if received * 10 > passes * 11 {
+            return Err(format!(
+                "{received} of {sent} bytes from {from} to {to} arrived within {}, of which {passes} may pass at {}",
+                evidence.counted,
+                bits(most)
+            ));
+        }
+    }
+    let least = may
+        .rate
+        .0
+        .map_or(sent, |rate| sent.min(rate / 8 * evidence.took.0 / 1000));
+    // As long as other packets are lost as well, nothing is said of how few may pass.
+    if may.loss.1 == 0.0 && received * 2 < least {
+        return Err(format!(
+            "{received} of {sent} bytes from {from} to {to} arrived within {}, at least {} should have",
+            evidence.counted,
+            least / 2
+        ));
+    }
+    Ok(passed)
+}
 
 /// Looks again and again until `look` gives `Ok`, at most for `limit`.
 ///
@@ -47,10 +224,11 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    /// The processes of a node are gone and nobody listens at its RPC port.
-    pub(super) async fn gone(&self, node: &str, limit: Ms) -> Result<String, String> {
+    /// The processes of a node are gone and nobody listens at its RPC port; or the process of one component is gone.
+    pub(super) async fn gone(&self, node: &str, component: Option<&str>, limit: Ms) -> Result<String, String> {
         until(limit, || async {
-            let state = self.state(node).await?;
+            let mut state = self.state(node).await?;
+            only(&mut state, node, component)?;
             if let Some(alive) = state
                 .components
                 .iter()
@@ -58,10 +236,65 @@ impl Prober {
             {
                 return Err(format!("{} of {node} is still there, pid {:?}", alive.name, alive.pid));
             }
-            match self.answers(node).await {
+            if let Some(component) = component {
+                return Ok(format!("{component} of {node} ({}) gone", pids(&state)));
+            }
+            match self.answers(node, PATIENT).await {
                 Err((Silence::Refused, _)) => Ok(format!("{} gone, RPC port closed", pids(&state))),
                 Err((_, seen)) => Err(format!("its RPC port is not closed: {seen}")),
                 Ok(()) => Err("its RPC still answers".to_owned()),
+            }
+        })
+        .await
+    }
+
+    /// The platform has ended what it was asked to end, since `before`: of a removal the pod is another one or gone, else each component
+    /// (or the one that is named) is in another container, or gone.
+    pub(super) async fn replaced(
+        &self,
+        node: &str,
+        before: &NodeState,
+        how: (bool, Option<&str>),
+        limit: Ms,
+    ) -> Result<String, String> {
+        let (removed, component) = how;
+        until(limit, || async {
+            let mut state = self.state(node).await?;
+            only(&mut state, node, component)?;
+            let mut seen = Vec::new();
+            for now in &state.components {
+                let Some(old) = before.components.iter().find(|old| old.name == now.name) else {
+                    continue;
+                };
+                match another(old, now, removed) {
+                    Some(evidence) if !seen.contains(&evidence) => seen.push(evidence),
+                    Some(_) => {}
+                    None => return Err(format!("{} of {node} is still {}", now.name, incarnation(now))),
+                }
+            }
+            match seen.as_slice() {
+                [] => Err(format!("nothing is known of the containers of {node}")),
+                _ => Ok(format!("{node}: {}", seen.join(", "))),
+            }
+        })
+        .await
+    }
+
+    /// The machines that a fault has struck are as it says.
+    pub(super) async fn machines(&self, fault: &str, limit: Ms) -> Result<String, String> {
+        until(limit, || async {
+            let seen = self.ops.struck_machines(fault).await;
+            seen.map_err(|trouble| trouble.to_string())
+        })
+        .await
+    }
+
+    /// A node does not answer, whatever the reason.
+    pub(super) async fn silent(&self, node: &str, limit: Ms) -> Result<String, String> {
+        until(limit, || async {
+            match self.answers(node, RPC).await {
+                Err((_, seen)) => Ok(format!("{node} is silent: {seen}")),
+                Ok(()) => Err(format!("{node} still answers")),
             }
         })
         .await
@@ -78,8 +311,8 @@ impl Prober {
             {
                 return Err(format!("{} of {node} is {:?}", other.name, other.run));
             }
-            match self.answers(node).await {
-                Err(_) => Ok(format!("{} halted, RPC silent", pids(&state))),
+            match self.answers(node, RPC).await {
+                Err(_) => Ok(format!("{} halted, RPC silent for {RPC}", pids(&state))),
                 Ok(()) => Err("its RPC still answers".to_owned()),
             }
         })
@@ -119,7 +352,7 @@ impl Prober {
             {
                 return Err(format!("{} of {node} is still generation {}", old.name, old.generation));
             }
-            self.answers(node)
+            self.answers(node, PATIENT)
                 .await
                 .map_err(|(_, seen)| format!("its RPC does not answer: {seen}"))?;
             Ok(format!("{} runs, RPC answers", pids(&state)))
@@ -171,8 +404,7 @@ impl Prober {
             let asked = missing.lock().map(|links| links.clone()).unwrap_or_default();
             let slow = |evidence: &LinkEvidence| match (evidence.first_byte, below) {
                 (None, _) => true,
-                // So short a delay cannot be told from none.
-                (Some(time), Some(below)) => time >= below && below >= Ms(10),
+                (Some(time), Some(below)) => time >= below && below >= SHORT,
                 (Some(_), None) => false,
             };
             let left: Vec<_> = self.links(&asked).await?.into_iter().filter(slow).collect();
@@ -212,10 +444,10 @@ impl Prober {
         })
         .await?;
         match word {
-            "crash" => self.gone(node, Ms::secs(10)).await,
+            "crash" => self.gone(node, None, Ms::secs(10)).await,
             "hang" => {
                 until(Ms::secs(10), || async {
-                    match self.answers(node).await {
+                    match self.answers(node, RPC).await {
                         Err((Silence::Timeout, seen)) => Ok(format!("at height {begun}: {seen}")),
                         Err((_, seen)) => Err(seen),
                         Ok(()) => Err("its RPC still answers".to_owned()),
@@ -228,30 +460,172 @@ impl Prober {
         }
     }
 
-    /// The first byte of a new connection takes at least `least` over each link, and no more than a second above `most`.
-    pub(super) async fn slow(&self, links: &[LinkId], least: Ms, most: Ms, limit: Ms) -> Result<String, String> {
-        let links = strided(links);
+    /// The first byte of a new connection takes at least the given time over each link, and no more than a second above `most`.
+    ///
+    /// A busy machine makes connections slow as well, so only those count beside which the same connection past the links was quick; a
+    /// single one that is too quick begins the count anew.
+    pub(super) async fn slow(&self, links: &[(LinkId, Ms)], most: Ms, limit: Ms) -> Result<String, String> {
+        let (links, least): (Vec<_>, Vec<_>) = strided(links).into_iter().unzip();
+        let (Some(&shortest), Some(&longest)) = (least.iter().min(), least.iter().max()) else {
+            return Ok("there is no link to look at".to_owned());
+        };
+        let enough = looks_at(longest);
         let patience = most + Ms::secs(1);
-        until(limit, || async {
+        let look = LinkLook {
+            limit: patience,
+            past: true,
+        };
+        let limit = limit + Ms(most.0 * enough as u64);
+        let deadline = tokio::time::Instant::now() + limit.duration();
+        let (mut looks, mut times) = (0, Vec::new());
+        loop {
             let now = self
                 .ops
-                .probe_links(&links, patience)
+                .probe_links(&links, look)
                 .await
                 .map_err(|trouble| trouble.to_string())?;
-            let mut times = Vec::new();
-            for evidence in now {
-                let (from, to) = (&evidence.link.to, &evidence.link.from);
-                match evidence.first_byte {
-                    None => return Err(format!("no byte from {from} to {to} within {patience}")),
-                    Some(time) if time < least => return Err(format!("{time} from {from} to {to}, less than {least}")),
-                    Some(time) => times.push(time),
+            let seen = match delayed(now.iter().zip(least.iter().copied()), patience) {
+                Ok(more) => {
+                    looks += usize::from(!more.is_empty());
+                    times.extend(more);
+                    format!(
+                        "a busy machine: only in {looks} of {enough} looks a connection past a link took less than a quarter of its delay"
+                    )
                 }
+                Err(seen) => {
+                    (looks, times) = (0, Vec::new());
+                    seen
+                }
+            };
+            if looks >= enough {
+                break;
             }
-            times.sort_unstable();
-            let median = times.get(times.len() / 2).copied().unwrap_or_default();
+            if tokio::time::Instant::now() + EVERY.duration() > deadline {
+                return Err(format!("{seen} (after {limit})"));
+            }
+            tokio::time::sleep(EVERY.duration()).await;
+        }
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or_default();
+        Ok(format!(
+            "first byte after {median} (median of {} connections in {looks} looks; {shortest} to {most} asked)",
+            times.len()
+        ))
+    }
+
+    /// The share of datagrams that is lost from node to node is what it has to be, in each direction by itself.
+    /// Meanwhile other faults may begin and end: what was in force before and after counts.
+    pub(super) async fn lost(
+        &self,
+        pairs: &[Pair],
+        force: &Force,
+        samples: Samples,
+        limit: Ms,
+    ) -> Result<String, String> {
+        let count = match samples {
+            Samples::Claim => (pairs.iter())
+                .map(|pair| datagrams(pair.loss))
+                .max()
+                .unwrap_or_default(),
+            Samples::Glance => GLANCE,
+        };
+        let told =
+            |pair: &&Pair| samples == Samples::Claim || pair.loss == 0.0 || pair.loss > tolerance(pair.loss, count);
+        // What a fault does comes first, what it leaves alone after it.
+        let told = |pair: &&Pair| pair.rate.is_none() && told(pair);
+        let (hit, spared): (Vec<&Pair>, Vec<&Pair>) = pairs.iter().filter(told).partition(|pair| pair.loss > 0.0);
+        let chosen = [strided_to(&hit, MOST_PAIRS / 2), strided_to(&spared, MOST_PAIRS / 2)].concat();
+        if chosen.is_empty() {
+            return Ok("no packets to look for".to_owned());
+        }
+        let names: Vec<_> = chosen.iter().map(|pair| (pair.from.clone(), pair.to.clone())).collect();
+        let slower = AtomicBool::new(false);
+        until(limit, || async {
+            let mut states = force.now();
+            let volley = Volley {
+                count,
+                size: 0,
+                spread: slower.load(Ordering::Relaxed).then_some(SLOWER),
+            };
+            let seen = self.ops.probe_packets(&names, volley).await;
+            states.extend(force.now());
+            let seen = seen.map_err(|trouble| {
+                if trouble.code == PROBER {
+                    slower.store(true, Ordering::Relaxed);
+                }
+                trouble.to_string()
+            })?;
+            let mut lost = BTreeMap::<String, Vec<f64>>::new();
+            for (pair, evidence) in chosen.iter().zip(&seen) {
+                let share = 1.0 - f64::from(evidence.received) / f64::from(evidence.sent.max(1));
+                let Range {
+                    loss: (least, most),
+                    rate: (bound, _),
+                } = range(&states, pair);
+                // What passes at a rate is not told from what is lost by the way.
+                if bound.is_some() {
+                    continue;
+                }
+                let asked = if least < most {
+                    format!("{:.1} to {:.1}", least * 100.0, most * 100.0)
+                } else {
+                    format!("{:.1}", most * 100.0)
+                };
+                let (below, above) = (tolerance(least, evidence.sent), tolerance(most, evidence.sent));
+                if share < least - below || share > most + above {
+                    return Err(format!(
+                        "{:.1} % of {} packets from {} to {} were lost, {asked} % (± {:.1}) were asked",
+                        share * 100.0,
+                        evidence.sent,
+                        pair.from,
+                        pair.to,
+                        below.max(above) * 100.0,
+                    ));
+                }
+                lost.entry(asked).or_default().push(share);
+            }
+            let words = lost.iter().map(|(asked, shares)| {
+                let mean = shares.iter().sum::<f64>() / f64::from(u32::try_from(shares.len()).unwrap_or(u32::MAX));
+                let directions = if shares.len() == 1 { "direction" } else { "directions" };
+                format!(
+                    "{:.1} % lost in {} {directions} ({asked} % asked)",
+                    mean * 100.0,
+                    shares.len()
+                )
+            });
+            let words: Vec<_> = words.collect();
+            Ok(format!("of {count} packets each: {}", words.join(", ")))
+        })
+        .await
+    }
+
+    /// Of what is sent from node to node where the rate is bound, no more arrives than may, and no less than half of that: the chain has its share too.
+    /// Meanwhile other faults may begin and end: what was in force before and after counts.
+    pub(super) async fn bound(&self, pairs: &[Pair], force: &Force, limit: Ms) -> Result<String, String> {
+        let hit: Vec<&Pair> = pairs.iter().filter(|pair| pair.rate.is_some()).collect();
+        let chosen = strided_to(&hit, MOST_BOUND);
+        let Some(rate) = chosen.iter().filter_map(|pair| pair.rate).max() else {
+            return Ok(String::new());
+        };
+        let names: Vec<_> = chosen.iter().map(|pair| (pair.from.clone(), pair.to.clone())).collect();
+        let volley = flood(rate);
+        until(limit, || async {
+            let mut states = force.now();
+            let seen = self.ops.probe_packets(&names, volley).await;
+            states.extend(force.now());
+            let seen = seen.map_err(|trouble| trouble.to_string())?;
+            let mut passed = Vec::new();
+            for (pair, evidence) in chosen.iter().zip(&seen) {
+                passed.push(rate_seen(evidence, volley, &range(&states, pair))?);
+            }
+            passed.sort_unstable();
+            let median = passed.get(passed.len() / 2).copied().unwrap_or_default();
+            let directions = if chosen.len() == 1 { "direction" } else { "directions" };
             Ok(format!(
-                "first byte after {median} (median of {} links; {least} to {most} asked)",
-                times.len()
+                "{} passed (median of {} {directions}; {} asked, up to {OVER} times as much sent)",
+                bits(median),
+                chosen.len(),
+                bits(rate)
             ))
         })
         .await
@@ -259,25 +633,95 @@ impl Prober {
 
     async fn links(&self, links: &[LinkId]) -> Result<Vec<LinkEvidence>, String> {
         self.ops
-            .probe_links(links, FIRST_BYTE)
+            .probe_links(links, FIRST_BYTE.into())
             .await
             .map_err(|trouble| trouble.to_string())
     }
 
-    async fn state(&self, node: &str) -> Result<NodeState, String> {
+    /// What the platform says of a node's processes.
+    pub(super) async fn state(&self, node: &str) -> Result<NodeState, String> {
         self.ops.state(node).await.map_err(|trouble| trouble.to_string())
     }
 
-    async fn answers(&self, node: &str) -> Result<(), (Silence, String)> {
+    async fn answers(&self, node: &str, patience: Ms) -> Result<(), (Silence, String)> {
         let Some(rpc) = self.rpc.get(node) else {
             return Err((Silence::Garbage, format!("{node} has no RPC address")));
         };
-        match tokio::time::timeout(RPC.duration(), rpc.status()).await {
+        match tokio::time::timeout(patience.duration(), rpc.status()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error.silence()),
-            Err(_) => Err((Silence::Timeout, "no answer in 400 ms".to_owned())),
+            Err(_) => Err((Silence::Timeout, format!("no answer in {patience}"))),
         }
     }
+}
+
+/// Leaves only the component that is meant.
+fn only(state: &mut NodeState, node: &str, component: Option<&str>) -> Result<(), String> {
+    let Some(name) = component else { return Ok(()) };
+    state.components.retain(|component| component.name == name);
+    if state.components.is_empty() {
+        return Err(format!("{node} has no component {name}"));
+    }
+    Ok(())
+}
+
+/// Evidence that a component is not where it was.
+fn another(old: &ComponentState, now: &ComponentState, removed: bool) -> Option<String> {
+    match (&old.place, &now.place) {
+        (Some(old), Some(now)) if old.pod_uid != now.pod_uid => {
+            Some(format!("pod {} instead of {}", now.pod_uid, old.pod_uid))
+        }
+        (Some(old), None) => Some(format!("pod {} is gone", old.pod_uid)),
+        _ if removed => None,
+        (Some(old), Some(now)) if old.container_id != now.container_id || old.restarts < now.restarts => {
+            Some(format!("{} started again (restart {})", container(now), now.restarts))
+        }
+        _ if now.run == RunState::Gone => Some(format!("{} gone", now.name)),
+        _ => None,
+    }
+}
+
+fn container(place: &Incarnation) -> String {
+    let id = place.container_id.rsplit('/').next().unwrap_or_default();
+    format!("container {}", id.get(..12).unwrap_or(id))
+}
+
+/// Where a component is, in words.
+fn incarnation(component: &ComponentState) -> String {
+    match &component.place {
+        None => "in no pod".to_owned(),
+        Some(place) => format!(
+            "in pod {}, {}, {} restarts",
+            place.pod_uid,
+            container(place),
+            place.restarts
+        ),
+    }
+}
+
+/// How many looks a delay needs of which the longest is this one.
+fn looks_at(longest: Ms) -> usize {
+    let looks = usize::try_from(SLOW.0 / longest.0.max(1)).unwrap_or(LOOKS.1);
+    looks.clamp(LOOKS.0, LOOKS.1)
+}
+
+/// The times of the connections that tell whether their link is delayed, each given with the time that it takes at least.
+///
+/// # Errors
+/// A connection was quicker than that, or brought nothing within `patience`.
+fn delayed<'a>(now: impl Iterator<Item = (&'a LinkEvidence, Ms)>, patience: Ms) -> Result<Vec<Ms>, String> {
+    let mut times = Vec::new();
+    for (evidence, least) in now {
+        let (from, to) = (&evidence.link.to, &evidence.link.from);
+        let tells = least < SHORT || evidence.past.is_some_and(|past| past.0 * TURNS < least.0);
+        match evidence.first_byte {
+            None => return Err(format!("no byte from {from} to {to} within {patience}")),
+            Some(time) if time < least => return Err(format!("{time} from {from} to {to}, less than {least}")),
+            Some(time) if tells => times.push(time),
+            Some(_) => {}
+        }
+    }
+    Ok(times)
 }
 
 /// Whether nothing moved between two looks at the same links.
@@ -303,13 +747,165 @@ fn still(before: &[LinkEvidence], now: &[LinkEvidence]) -> Result<(), String> {
 }
 
 /// A bounded choice of links that always holds the first and reaches every part of the list.
-fn strided(links: &[LinkId]) -> Vec<LinkId> {
-    let stride = links.len().div_ceil(MOST_LINKS).max(1);
-    links.iter().step_by(stride).cloned().collect()
+fn strided<T: Clone>(links: &[T]) -> Vec<T> {
+    strided_to(links, MOST_LINKS)
+}
+
+/// The same of anything, at most so many.
+fn strided_to<T: Clone>(all: &[T], most: usize) -> Vec<T> {
+    let stride = all.len().div_ceil(most).max(1);
+    all.iter().step_by(stride).cloned().collect()
 }
 
 fn pids(state: &NodeState) -> String {
     let pids: BTreeSet<_> = state.components.iter().filter_map(|component| component.pid).collect();
     let words: Vec<_> = pids.iter().map(u32::to_string).collect();
     format!("pid {}", words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_delay_needs_more_looks() {
+        let looks = [0, 40, 100, 300, 1000, 60_000].map(|longest| looks_at(Ms(longest)));
+        assert_eq!(looks, [5, 5, 5, 3, 3, 3]);
+    }
+
+    fn seen(first_byte: u64, past: u64) -> LinkEvidence {
+        LinkEvidence {
+            link: LinkId {
+                from: "a".to_owned(),
+                to: "b".to_owned(),
+                port: "p2p".to_owned(),
+            },
+            first_byte: Some(Ms(first_byte)),
+            past: Some(Ms(past)),
+            open: None,
+        }
+    }
+
+    #[test]
+    fn a_busy_machine_is_not_a_delay() {
+        let told = |all: &[LinkEvidence]| delayed(all.iter().map(|one| (one, Ms(40))), Ms(2000));
+        assert_eq!(told(&[seen(41, 1), seen(90, 9)]), Ok(vec![Ms(41), Ms(90)]));
+        // Slow past the link as well: it says nothing, neither way.
+        assert_eq!(told(&[seen(41, 10), seen(300, 250)]), Ok(Vec::new()));
+        let unknown = LinkEvidence {
+            past: None,
+            ..seen(41, 0)
+        };
+        assert_eq!(told(&[unknown]), Ok(Vec::new()));
+        // One that is too quick refutes the delay, however busy the machine is.
+        assert_eq!(
+            told(&[seen(90, 1), seen(39, 200)]).unwrap_err(),
+            "39ms from b to a, less than 40ms"
+        );
+        let silent = LinkEvidence {
+            first_byte: None,
+            ..seen(0, 0)
+        };
+        assert_eq!(told(&[silent]).unwrap_err(), "no byte from b to a within 2s");
+    }
+
+    #[test]
+    fn while_something_changes_both_may_be_so() {
+        let shape = |loss| PacketShape {
+            from: "a".to_owned(),
+            to: "b".to_owned(),
+            loss,
+            rate: None,
+        };
+        let pair = |from: &str, to: &str| Pair {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            loss: 0.3,
+            rate: None,
+        };
+        let range = |states: &[Vec<PacketShape>], pair: &Pair| range(states, pair).loss;
+        let force = Force::default();
+        assert_eq!(range(&force.now(), &pair("a", "b")), (0.0, 0.0));
+        force.coming(vec![shape(0.3)]);
+        force.arrived();
+        assert_eq!(range(&force.now(), &pair("a", "b")), (0.3, 0.3));
+        let before = force.now();
+        force.coming(vec![shape(0.5)]);
+        assert_eq!(range(&force.now(), &pair("a", "b")), (0.3, 0.5));
+        force.arrived();
+        assert_eq!(range(&force.now(), &pair("a", "b")), (0.5, 0.5));
+        force.coming(Vec::new());
+        force.arrived();
+        assert_eq!(
+            range(&[before.clone(), force.now()].concat(), &pair("a", "b")),
+            (0.0, 0.3)
+        );
+        assert_eq!(range(&before, &pair("b", "a")), (0.0, 0.0));
+    }
+
+    #[test]
+    fn a_rate_is_told_from_none_and_from_a_busy_machine() {
+        let rate = 1_000_000;
+        let volley = flood(rate);
+        let whole = u64::from(volley.size + DATAGRAM_HEADERS);
+        let seen = |received: u64, counted: u64| PacketEvidence {
+            from: "a".to_owned(),
+            to: "b".to_owned(),
+            sent: volley.count,
+            received: u32::try_from(received / whole).unwrap(),
+            took: FLOOD,
+            counted: Ms(counted),
+        };
+        let may = Range {
+            rate: (Some(rate), Some(rate)),
+            ..Range::default()
+        };
+        let told = |received, counted| rate_seen(&seen(received, counted), volley, &may);
+        let good = told(125_000, 1100).unwrap();
+        assert!((980_000..=1_000_000).contains(&good), "{good}");
+        assert!(
+            told(u64::from(volley.count) * whole, 1100)
+                .unwrap_err()
+                .contains("may pass at 1mbit")
+        );
+        assert!(told(50_000, 1100).unwrap_err().contains("should have"));
+        assert!(told(125_000, 4000).unwrap_err().contains("too busy"));
+        // While it may have ended meanwhile, nothing is too much.
+        let ending = Range {
+            rate: (Some(rate), None),
+            ..may
+        };
+        rate_seen(&seen(300_000, 1100), volley, &ending).unwrap();
+        let lossy = Range {
+            loss: (0.0, 0.9),
+            ..may
+        };
+        rate_seen(&seen(10_000, 1100), volley, &lossy).unwrap();
+    }
+
+    #[test]
+    fn a_flood_is_more_than_passes_and_waits() {
+        for rate in [100_000, 999_000, 1_000_000, 100_000_000] {
+            let Volley { count, size, .. } = flood(rate);
+            let sent = u64::from(count) * u64::from(size + DATAGRAM_HEADERS);
+            assert!(sent > 2 * (rate / 8 + rate_queue(rate) * FULL_PACKET), "{rate}: {sent}");
+            assert!(count > 200, "{rate}: {count}");
+        }
+    }
+
+    #[test]
+    fn enough_packets_tell_every_loss_from_none() {
+        for percent in 1..=90 {
+            let loss = f64::from(percent) / 100.0;
+            let count = datagrams(loss);
+            assert!((1000..=4000).contains(&count), "{percent}: {count}");
+            assert!(loss > tolerance(loss, count), "{percent} % of {count} might be nothing");
+            assert!(
+                tolerance(0.0, count) < loss - tolerance(loss, count),
+                "{percent}: nothing might be it"
+            );
+        }
+        assert_eq!((datagrams(0.0), datagrams(1.0)), (1000, 1000));
+        assert!(tolerance(1.0, 1000) < 0.002);
+    }
 }

@@ -65,6 +65,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "Connections to its RPC are accepted, and no answer came in time for longer than three seconds, and no declared fault is on it.",
     ),
     (
+        "liveness/garbage",
+        "a node gives an answer that cannot be true",
+        "For longer than three seconds it reported a validator set that is empty or has no voting power, and no declared fault is on it. Under such a set nothing could be decided, so it is never believed: the powers that were known before go on to count.",
+    ),
+    (
         "liveness/exit",
         "a process ended that no step ended",
         "The exit code or signal and the last lines of its log stand in the finding; the whole log is in the run folder.",
@@ -76,10 +81,15 @@ pub const CODES: &[(&str, &str, &str)] = &[
     ),
     (
         "liveness/not-recovered",
-        "a node was not with the others again at the end",
-        "After the last step all faults end. Within `limits.settle` every node has to pass the highest height of that moment and stay within `max_lag` for three samples.",
+        "a node was not with the others again in time",
+        "After the last step all faults end. Within `limits.settle` every node has to pass the highest height of that moment and stay within `max_lag` for three samples. After each fault of a rehearsal the same is asked of its targets, within `recovery` of `[chaos]`.",
     ),
     // Expectations.
+    (
+        "expect/not-refused",
+        "an eviction went through that the disruption budget had to refuse",
+        "The step says `refused = true`: the namespace's PodDisruptionBudget must not let this pod go, because the network would lose its quorum. The API server evicted it all the same: look at the budget's `minAvailable` and at how many pods it counts as healthy.",
+    ),
     (
         "expect/height",
         "the height is not as expected",
@@ -170,6 +180,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "evidence/nothing-grew",
         "nothing was expected and nothing grew",
         "A run that shows nothing does not pass. Add an expectation, or let it run for some blocks.",
+    ),
+    (
+        "evidence/nothing-rehearsed",
+        "no fault of the rehearsal struck",
+        "`[chaos]` has a schedule, and every fault of it was left out or never had its time. A rehearsal in which nothing happens proves nothing: let the steps leave room (nodes that the steps have struck and that are not with the others again count against the budget), raise the budget, or make faults rarer and shorter.",
     ),
     (
         "evidence/gap",
@@ -279,6 +294,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "A chain's own program that runs before the nodes ended with an error or took too long.",
     ),
     (
+        "infra/found-pods",
+        "not as many pods as nodes",
+        "With `attach` each pod that the selector matches is one node of the file, in the natural order of their names. The finding names the pods that were found; pods that are on their way out, or have ended, do not count.",
+    ),
+    (
         "infra/rpc",
         "a request to a node failed",
         "A request that a step needs (not the observation) got no valid answer.",
@@ -292,6 +312,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "infra/fault-failed",
         "a fault could not be injected, or its effect was not seen",
         "The step ends there. What the injector or the probe saw last stands in the finding.",
+    ),
+    (
+        "infra/repeat-late",
+        "a fault had to strike again, and the one before it was not over",
+        "With `every` and `times` a fault strikes at fixed moments, and at most five seconds late (what the platform brings back: `limits.start`). A node that takes longer to come back needs a longer `every`.",
     ),
     (
         "infra/start-failed",
@@ -339,6 +364,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "Only a node that is down can be started.",
     ),
     (
+        "infra/not-offered",
+        "this backend cannot do what a step asks",
+        "Plans are refused for that before anything starts; look at what the backend was asked to do.",
+    ),
+    (
         "infra/run-folder",
         "the run folder cannot be used for logs and homes",
         "The words of the system stand in the finding. Give another --run-dir if need be.",
@@ -361,7 +391,52 @@ pub const CODES: &[(&str, &str, &str)] = &[
     (
         "infra/tunnel",
         "trialnet lost its connection to a node",
-        "The way to the node is down, not necessarily the node.",
+        "The way to the node is down, not necessarily the node: the API server or the machine that the pod is on does not answer. What the tunnel saw last stands in the finding.",
+    ),
+    (
+        "infra/observer-lost",
+        "what the observer in the cluster saw cannot be had",
+        "With `observe.from = \"cluster\"` a pod observes the nodes, and trialnet fetches its records. It could not be reached for a minute, or its pod was replaced, and its records went with it. What was judged until then stands.",
+    ),
+    (
+        "infra/image",
+        "the cluster does not have the image of a component",
+        "It could not be pulled, or is not on the machine's disk although nothing pulls it. The finding names the image and what the kubelet says; check the name in `[versions]`, the pull secrets, and whether the image was loaded.",
+    ),
+    (
+        "infra/crash-loop",
+        "a container ends again and again by itself",
+        "No step caused it. Its exit code and its last lines stand in the finding, everything that it wrote in the run folder.",
+    ),
+    (
+        "infra/container",
+        "a container cannot be made",
+        "The kubelet's words stand in the finding: a Secret or ConfigMap that is not there, a program that is not in the image, a user that may not run.",
+    ),
+    (
+        "infra/unschedulable",
+        "no machine of the cluster has room for a pod",
+        "The scheduler's words stand in the finding. Ask for fewer nodes or resources, or use a bigger cluster; `trialnet doctor` says what there is.",
+    ),
+    (
+        "infra/out-of-memory",
+        "the kernel ended a container for want of memory",
+        "The component used more than its limit, or the machine has no more. Give it more in the scenario's resources.",
+    ),
+    (
+        "infra/evicted",
+        "the cluster ended a pod",
+        "A machine ran out of disk or memory, was drained, or refused the pod. The kubelet's words stand in the finding.",
+    ),
+    (
+        "infra/volume",
+        "a volume of a pod cannot be made or mounted",
+        "The words of the cluster stand in the finding: a storage class that is not there, no space, or a disk that another machine holds.",
+    ),
+    (
+        "infra/pod-refused",
+        "the cluster refuses to make a pod",
+        "Pod Security or another admission of the cluster does not allow it. Its words stand in the finding.",
     ),
     (
         "infra/other-chain",
@@ -372,6 +447,46 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "infra/node-state",
         "a node was not in the state that an action needs",
         "For example starting a node that runs already.",
+    ),
+    (
+        "infra/supervisor-protocol",
+        "a supervisor was asked something that it does not understand",
+        "The program in the pods is of another version than the trialnet that speaks to it. Run the scenario again; for a network that is attached, use the same version.",
+    ),
+    (
+        "infra/supervisor-silent",
+        "a supervisor does not answer",
+        "The way to its pod is broken, the pod is gone, or its machine is overloaded. The finding says what was tried and what the cluster says of the pod.",
+    ),
+    (
+        "infra/agent-refused",
+        "an agent of the cluster does not know this run",
+        "The agents that make packets be lost answer only to a run that shows its token, through a port-forward. Another version of trialnet started them, or their Secret in trialnet-system was changed: let the runs that share them end, or run `trialnet gc`.",
+    ),
+    (
+        "infra/agent-failed",
+        "an agent of the cluster could not do what a fault needs",
+        "The kernel of that machine did not take the rules, or the pod's network namespace could not be entered. The finding has the kernel's words, and the agent's own log is in trialnet-system.",
+    ),
+    (
+        "infra/agent-cannot",
+        "a machine of the cluster cannot make packets be lost",
+        "The agent tries it when it starts: the kernel has to have nf_tables with sets that expire and random numbers, and the pod the right to use them. Use `delay`, `partition` or `isolate`, which need nothing of the machine.",
+    ),
+    (
+        "infra/agent-silent",
+        "an agent of the cluster does not run or does not answer",
+        "Faults that make packets be lost need a privileged pod of trialnet on each machine, in the namespace trialnet-system. The finding says what the cluster says of it. Rules that nobody renews are forgotten by the kernel.",
+    ),
+    (
+        "infra/prober",
+        "the process that looks at a fault's effect failed",
+        "A supervisor starts a second process of trialnet in its container to see whether faults have their effect. It could not be started or ended early: look for an out-of-memory kill or a limit of processes.",
+    ),
+    (
+        "infra/object-too-large",
+        "a node's files do not fit into one object of the cluster",
+        "The files of a node travel as a ConfigMap, its keys as a Secret, and Kubernetes takes at most 1 MiB of each. Make them smaller, or bring large files in the image.",
     ),
     (
         "infra/render",
@@ -403,6 +518,7 @@ mod tests {
             include_str!("faults.rs"),
             include_str!("liveness.rs"),
             include_str!("nodes.rs"),
+            include_str!("rehearsal.rs"),
             include_str!("verdict.rs"),
             include_str!("../judge.rs"),
         ];
@@ -421,7 +537,11 @@ mod tests {
         let missing: Vec<_> = used.difference(&known).collect();
         assert!(missing.is_empty(), "not documented: {missing:?}");
         let judged = |code: &&str| {
-            !code.starts_with("infra/") && !matches!(*code, "run/limit" | "run/when" | "run/join" | "expect/tx-refused")
+            !code.starts_with("infra/")
+                && !matches!(
+                    *code,
+                    "run/limit" | "run/when" | "run/join" | "expect/tx-refused" | "expect/not-refused"
+                )
         };
         let unused: Vec<_> = known.difference(&used).filter(|code| judged(code)).collect();
         assert!(unused.is_empty(), "documented and not used: {unused:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{ChainKind, Fault, FaultKind, Plan, Targets};
+use crate::model::{ChainKind, Fault, Plan, Targets, effects};
 use crate::quorum::{self, Effect, Engine, Forecast, Net};
 
 /// How a chain's consensus counts.
@@ -23,43 +23,20 @@ pub(super) const fn slack(engine: Engine) -> u64 {
 /// The plan's network with the powers of its genesis. The last power belongs to no node of the plan: there stands what keys have
 /// that no node has, without links, so that it counts in the total.
 pub(super) fn net_of(plan: &Plan) -> Net {
-    let powers = plan.network.nodes.iter().map(|node| node.power).chain([0]);
-    Net {
-        engine: engine_of(plan.network.chain),
-        powers: powers.collect(),
-        links: plan.network.links.iter().map(|&(a, b)| (a.min(b), a.max(b))).collect(),
-    }
+    let mut net = effects::net_of(plan, engine_of(plan.network.chain));
+    net.powers.push(0);
+    net
 }
 
-/// What a fault does to the network; `None`: nothing that the arithmetic counts (a delay).
+/// What a fault does to the network; `None`: nothing that the arithmetic counts. A fault that has not found its leader yet is on any of
+/// those that qualify.
 pub(super) fn effect_of(plan: &Plan, fault: &Fault, targets: &[usize]) -> Option<Effect> {
-    let links = || plan.network.links.iter().map(|&(a, b)| (a.min(b), a.max(b)));
-    match &fault.kind {
-        FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart => {
-            Some(match (&fault.targets, targets) {
-                (Targets::Leader { among }, []) => Effect::SomeDown {
-                    among: among.iter().filter_map(|name| plan.node_index(name)).collect(),
-                    count: 1,
-                },
-                _ => Effect::Down(targets.iter().copied().collect()),
-            })
-        }
-        FaultKind::Partition { sides, .. } => {
-            let side_of = |node: usize| {
-                let name = &plan.network.nodes.get(node)?.name;
-                sides.iter().position(|side| side.contains(name))
-            };
-            Some(Effect::Cut(
-                links().filter(|&(a, b)| side_of(a) != side_of(b)).collect(),
-            ))
-        }
-        FaultKind::Isolate { .. } => Some(Effect::Cut(
-            links()
-                .filter(|(a, b)| targets.contains(a) || targets.contains(b))
-                .collect(),
-        )),
-        FaultKind::Misbehave { byzantine: true, .. } => Some(Effect::Byzantine(targets.iter().copied().collect())),
-        FaultKind::Misbehave { byzantine: false, .. } | FaultKind::Delay { .. } => None,
+    match (effects::effect_of(plan, fault, targets)?, &fault.targets, targets) {
+        (Effect::Down(_), Targets::Leader { among }, []) => Some(Effect::SomeDown {
+            among: among.iter().filter_map(|name| plan.node_index(name)).collect(),
+            count: 1,
+        }),
+        (effect, ..) => Some(effect),
     }
 }
 

@@ -76,6 +76,9 @@ enum Check {
     Hopeless,
 }
 
+/// The time of a few looks at a node: who was seen that shortly before a deadline was seen at it.
+const LOOKS: Ms = Ms(600);
+
 impl Judge {
     /// A step begins: its expectation counts from here.
     pub(super) fn expect_began(&mut self, step: usize) {
@@ -152,6 +155,11 @@ impl Judge {
         }
         if check != Check::Hopeless && self.now <= deadline {
             return;
+        }
+        if check != Check::Hopeless
+            && let Some(node) = self.out_of_reach(expect, step, &nodes, deadline)
+        {
+            return self.cut_off(step, expect, node);
         }
         let looked = |i: &usize| self.nodes[*i].heard.is_some_and(|heard| heard > began);
         let observed = if nodes.is_empty() {
@@ -268,12 +276,16 @@ impl Judge {
         self.decide(step, Answer::Failed(seen));
     }
 
-    /// All targets with the others again after *revert verified*.
+    /// All targets with the others again after *revert verified*; of a fault that is repeated, after that of the last time.
     fn evaluate_recovery(&mut self, step: usize, expect: &Expect, of: &str, began: Ms) {
-        let Some(at) = self.faults.iter().position(|life| life.fault.id == of) else {
+        let series = self.series(of);
+        let Some(&last) = series.last() else {
             return;
         };
-        let life = &self.faults[at];
+        let life = &self.faults[last];
+        if life.comes_again() {
+            return;
+        }
         let within = match expect.window {
             Window::Within(time) | Window::For(time) => time,
             Window::Now | Window::Never => Ms(0),
@@ -289,16 +301,24 @@ impl Judge {
         }
         // The time runs from the moment at which recovery can begin; of a fault that nobody ends, from the step's begin.
         let from = began.max(life.back_since());
-        if let Some(recovered) = life.recovered {
+        let recovered: Option<Vec<Ms>> = series.iter().map(|at| self.faults[*at].recovered).collect();
+        let recovered = recovered.and_then(|times| times.into_iter().max());
+        if let Some(recovered) = recovered {
             if recovered <= from + within {
                 return self.meet(step, expect);
             }
         } else if self.now <= from + within {
             return;
         }
-        let returning = self.returning(at);
+        let late = |at: &&usize| self.faults[**at].recovered.is_none();
+        let returning = self.returning(series.iter().find(late).copied().unwrap_or(last));
+        if recovered.is_none()
+            && let Some(node) = returning.iter().copied().find(|i| self.nodes[*i].is_cut_off())
+        {
+            return self.cut_off(step, expect, node);
+        }
         let observed = |i: &usize| self.nodes[*i].heard.is_some_and(|heard| heard > from);
-        if !returning.iter().any(observed) && self.faults[at].recovered.is_none() {
+        if !returning.iter().any(observed) && recovered.is_none() {
             return self.unseen(step, expect, "no sample in all that time".to_owned());
         }
         if let Some(late) = self.starved(from, within) {
@@ -341,6 +361,44 @@ impl Judge {
             ..Draft::new(
                 "evidence/not-evaluated",
                 Class::Inconclusive,
+                self.steps[step].began.unwrap_or(self.now),
+            )
+        });
+        self.decide(step, Answer::Inconclusive(seen));
+    }
+
+    /// A node that trialnet itself cannot reach, where that leaves open whether the expectation came true.
+    fn out_of_reach(&self, expect: &Expect, step: usize, nodes: &[usize], deadline: Ms) -> Option<usize> {
+        let cut_off = |i: &usize| self.nodes[*i].is_cut_off();
+        match expect.what {
+            What::Height(_) | What::Progress { .. } if nodes.is_empty() => {
+                // What the others show may be enough: without them there is no quorum.
+                let certain = self.seen_still().is_some_and(|until| until + LOOKS >= deadline);
+                (0..self.nodes.len()).find(cut_off).filter(|_| !certain)
+            }
+            What::Height(_) | What::Lag(_) | What::Peers(_) | What::Version { .. } | What::Validators { .. } => {
+                let (lost, reached): (Vec<_>, Vec<_>) = nodes.iter().copied().partition(cut_off);
+                let lost = lost.first().copied();
+                lost.filter(|_| self.culprit(expect, step, &reached).is_none())
+            }
+            _ => None,
+        }
+    }
+
+    /// It cannot be told since trialnet's own way to a node is broken.
+    fn cut_off(&mut self, step: usize, expect: &Expect, node: usize) {
+        let seen = self.describe(expect, step);
+        self.find(Draft {
+            node: Some(node),
+            expected: format!(
+                "trialnet's connection to the node, to judge: {}",
+                what_words(&expect.what)
+            ),
+            seen: seen.clone(),
+            step: Some(step),
+            ..Draft::new(
+                "infra/tunnel",
+                Class::Infrastructure,
                 self.steps[step].began.unwrap_or(self.now),
             )
         });
@@ -392,7 +450,8 @@ impl Judge {
                     window,
                     ..
                 }) => {
-                    let life = self.faults.iter().find(|life| life.fault.id == *of);
+                    let last = self.series(of).last().copied();
+                    let life = last.map(|at| &self.faults[at]);
                     let from = began.max(life.map(Life::back_since).unwrap_or_default());
                     match window {
                         Window::Within(time) | Window::For(time) => vec![from + *time],
@@ -531,7 +590,8 @@ impl Judge {
                 told(holds.filter(|holds| slow || (*holds && matches!(expect.window, Window::Within(_)))))
             }
             What::Validators { count, powers } => {
-                let set = node.validators.as_ref().filter(|_| fresh.is_some());
+                let speaks = fresh.is_some() && node.powerless.is_none();
+                let set = node.validators.as_ref().filter(|_| speaks);
                 let holds = set.map(|(_, set)| set_holds(set, *count, powers));
                 told(holds.filter(|holds| slow || (*holds && matches!(expect.window, Window::Within(_)))))
             }
@@ -645,7 +705,8 @@ impl Judge {
         let nodes = self.concerned(expect);
         let each = |words: &dyn Fn(&Track, usize) -> String| {
             if nodes.is_empty() {
-                return "no node to look at".to_owned();
+                return "no node to look at: each is under a fault or not started; `nodes` names those that are meant"
+                    .to_owned();
             }
             list(nodes.iter().map(|i| words(&self.nodes[*i], *i)))
         };
@@ -700,10 +761,13 @@ impl Judge {
     }
 
     fn describe_recovery(&self, of: &str) -> String {
-        let Some(at) = self.faults.iter().position(|life| life.fault.id == of) else {
+        let series = self.series(of);
+        let late = |at: &&usize| self.faults[**at].recovered.is_none();
+        let Some(&at) = series.iter().find(late).or(series.last()) else {
             return format!("\"{of}\" is unknown");
         };
         let life = &self.faults[at];
+        let of = &life.fault.id;
         match (life.revert_verified, life.recovered, &life.recovery) {
             (Some(since), Some(recovered), _) => {
                 format!("recovered {} after the revert", short(recovered.since(since)))

@@ -6,7 +6,9 @@ use super::Judge;
 use super::effects::{effect_of, forecast, sides, slack};
 use super::notes::Draft;
 use crate::model::verdict::Class;
-use crate::model::{Action, Expect, Fault, FaultKind, Invariant, Lasts, Ms, Plan, Plane, Step, Targets, What, Window};
+use crate::model::{
+    Action, Expect, Fault, FaultKind, Invariant, Lasts, Ms, Plan, Plane, Repeat, Step, Targets, Timed, What, Window,
+};
 use crate::quorum::{Effect, Forecast};
 use crate::record::FaultState;
 
@@ -17,8 +19,12 @@ pub(super) const STEADY: u32 = 3;
 #[derive(Clone, Debug)]
 pub(super) struct Life {
     pub(super) fault: Fault,
-    /// The step that injects it.
-    pub(super) step: usize,
+    /// Whether the platform brings its targets back by itself.
+    comes_back: bool,
+    /// The step that injects it; `None`: a fault of the rehearsal.
+    pub(super) step: Option<usize>,
+    /// The fault of which it is one more time, by its id.
+    pub(super) again: Option<String>,
     /// As resolved.
     pub(super) targets: Vec<usize>,
     pub(super) planned: Option<Ms>,
@@ -37,6 +43,10 @@ pub(super) struct Life {
     /// M when the revert was verified, and how many samples in a row each node has been with the others since.
     pub(super) recovery: Option<(u64, BTreeMap<usize, u32>)>,
     pub(super) recovered: Option<Ms>,
+    /// Why the rehearsal left it out.
+    pub(super) skipped: Option<String>,
+    /// Of a fault of the rehearsal: its recovery was asked for.
+    pub(super) overdue_judged: bool,
     /// M when the effect was verified, and what grew beyond it.
     pub(super) cut: Option<Cut>,
 }
@@ -60,6 +70,8 @@ pub(super) struct View {
     absent: Vec<usize>,
     pub(super) since: Ms,
     pub(super) forecast: Option<Forecast>,
+    /// Since when the network has to go on without a break.
+    pub(super) goes_on: Option<Ms>,
     /// By node: whether it is on a side with a quorum.
     pub(super) quorum_side: Vec<bool>,
     /// What slow links add to `max_stall`.
@@ -81,12 +93,32 @@ pub(super) struct Certain {
 impl Life {
     /// The lives of all faults of a plan, before they begin.
     pub(super) fn all(plan: &Plan) -> Vec<Self> {
-        plan.faults()
-            .map(|(step, fault)| Self::new(plan, step.index, fault))
-            .collect()
+        let of_steps = plan
+            .faults()
+            .map(|(step, fault)| Self::new(plan, Some(step.index), fault));
+        let repeats = plan.repeats.iter().filter_map(|Repeat { step, fault, .. }| {
+            let (_, first) = plan.faults().find(|(of, _)| of.index == *step)?;
+            let patience = Self::new(plan, Some(*step), first).patience;
+            Some(Self {
+                again: Some(first.id.clone()),
+                patience,
+                ..Self::new(plan, Some(*step), fault)
+            })
+        });
+        let rehearsed = plan.chaos.iter().flat_map(|chaos| {
+            let life = |timed: &Timed| Self {
+                patience: chaos.recovery,
+                ..Self::new(plan, None, &timed.fault)
+            };
+            chaos.schedule.iter().map(life)
+        });
+        let mut all: Vec<Self> = of_steps.chain(repeats).chain(rehearsed).collect();
+        // Each fault before its repetitions, for reports; nothing is reckoned by it.
+        all.sort_by_key(|life| life.step.unwrap_or(usize::MAX));
+        all
     }
 
-    fn new(plan: &Plan, step: usize, fault: &Fault) -> Self {
+    fn new(plan: &Plan, step: Option<usize>, fault: &Fault) -> Self {
         let targets = match &fault.targets {
             Targets::Nodes(names) => names.iter().filter_map(|name| plan.node_index(name)).collect(),
             Targets::Leader { .. } => Vec::new(),
@@ -101,7 +133,9 @@ impl Life {
         });
         Self {
             fault: fault.clone(),
+            comes_back: plan.comes_back(fault),
             step,
+            again: None,
             targets,
             planned: None,
             injected: None,
@@ -114,19 +148,31 @@ impl Life {
             patience: patience.unwrap_or(plan.limits.settle),
             recovery: None,
             recovered: None,
+            skipped: None,
+            overdue_judged: false,
             cut: None,
         }
     }
 
+    /// Whether an id of the file means it: its own, or that of the first of its series.
+    pub(super) fn is_of(&self, id: &str) -> bool {
+        self.fault.id == id || self.again.as_deref() == Some(id)
+    }
+
+    /// Whether it is one more time of a fault and its effect is still to be seen.
+    pub(super) const fn comes_again(&self) -> bool {
+        self.again.is_some() && self.verified.is_none() && self.skipped.is_none() && !self.broken()
+    }
+
     /// From the step's begin until a probe saw that it is gone.
     pub(super) const fn declared(&self) -> bool {
-        self.planned.is_some() && self.revert_verified.is_none()
+        self.planned.is_some() && self.revert_verified.is_none() && self.skipped.is_none()
     }
 
     /// Whether what its targets do may still be its doing: declared, or reverted and its targets not yet with the others.
-    fn in_force(&self, now: Ms) -> bool {
+    pub(super) fn in_force(&self, now: Ms) -> bool {
         match self.revert_verified {
-            _ if self.planned.is_none() => false,
+            _ if self.planned.is_none() || self.skipped.is_some() => false,
             None => true,
             Some(at) => self.recovered.is_none() && now <= at + self.patience,
         }
@@ -146,61 +192,73 @@ impl Life {
 
     /// Whether its effect is certainly there: verified, and nobody has begun to end it.
     fn certain(&self, now: Ms) -> bool {
+        // What the platform brings back may be there again before its absence was even recorded, what was drained on another machine.
         self.verified.is_some()
             && !matches!(self.fault.lasts, Lasts::Itself)
+            && !self.comes_back
+            && !matches!(self.fault.kind, FaultKind::Drain)
             && self.certain_until().is_none_or(|until| now < until)
     }
 
     /// Whether it may well last to the very end: nobody has to start a process again that was to stay dead.
     pub(super) fn may_stay(&self) -> bool {
         let dead = matches!(self.fault.kind, FaultKind::Kill | FaultKind::Stop);
-        dead && matches!(self.fault.lasts, Lasts::UntilHealed | Lasts::Platform) && self.reverted.is_none()
+        let held = matches!(self.fault.lasts, Lasts::UntilHealed | Lasts::Platform) && !self.comes_back;
+        dead && held && self.reverted.is_none()
     }
 
     /// Whether it explains that a process of its targets ends without being asked.
     fn ends_processes(&self) -> bool {
         match &self.fault.kind {
-            FaultKind::Kill | FaultKind::Stop | FaultKind::Restart => true,
             // `crash@12`: the height stands after the word. No other misbehaviour excuses a node that dies.
             FaultKind::Misbehave { how, .. } => how.split(['@', '=']).next() == Some("crash"),
-            FaultKind::Pause | FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. } => {
-                false
-            }
+            kind => kind.ends_processes(),
         }
     }
 
     /// Whether it explains that trialnet ends or starts a process of its targets. One that misbehaves and cannot be told to stop
     /// is started anew.
     pub(super) const fn restarts_processes(&self) -> bool {
-        matches!(
-            self.fault.kind,
-            FaultKind::Kill | FaultKind::Stop | FaultKind::Restart | FaultKind::Misbehave { .. }
-        )
+        self.fault.kind.ends_processes() || matches!(self.fault.kind, FaultKind::Misbehave { .. })
     }
 
     /// Whether it explains that its targets do not answer.
     const fn silences(&self) -> bool {
         match &self.fault.kind {
-            FaultKind::Kill | FaultKind::Stop | FaultKind::Restart | FaultKind::Pause | FaultKind::Misbehave { .. } => {
-                true
-            }
+            FaultKind::Kill
+            | FaultKind::Remove(_)
+            | FaultKind::Drain
+            | FaultKind::Machine(_)
+            | FaultKind::Stop
+            | FaultKind::Restart
+            | FaultKind::Pause
+            | FaultKind::Misbehave { .. } => true,
             FaultKind::Partition { plane, .. } | FaultKind::Isolate { plane } => matches!(plane, Plane::All),
-            FaultKind::Delay { .. } => false,
+            FaultKind::Delay { .. } | FaultKind::Loss { .. } | FaultKind::Bandwidth { .. } => false,
         }
     }
 
+    /// Whether a `start` step ends it for the nodes that it names.
+    pub(super) const fn ends_by_start(&self) -> bool {
+        self.restarts_processes() && !self.comes_back && !self.fault.kind.strikes_machines()
+    }
+
+    /// Whether the data of its targets go with a pod, at a moment that only the platform knows.
+    const fn removes_data(&self) -> bool {
+        self.fault.wipe && matches!(self.fault.kind, FaultKind::Remove(_) | FaultKind::Drain)
+    }
+
     /// Whether it is bound to be taken back, and that has not been seen yet or found impossible, so that recovery could not begin: a timed
-    /// fault that is still on; a link or a halted process, which comes back by trialnet's doing and not the chain's.
+    /// fault that is still on; a link or a halted process, which comes back by trialnet's doing and not the chain's; what the platform
+    /// brings back.
     pub(super) fn awaits_revert(&self) -> bool {
         if self.revert_verified.is_some() || self.broken() {
             return false;
         }
         let timed = matches!(self.fault.lasts, Lasts::For(_)) && self.verified.is_some() && self.reverted.is_none();
-        let by_trialnet = matches!(
-            self.fault.kind,
-            FaultKind::Pause | FaultKind::Partition { .. } | FaultKind::Isolate { .. } | FaultKind::Delay { .. }
-        );
-        timed || (by_trialnet && self.reverted.is_some())
+        let by_trialnet = self.fault.kind == FaultKind::Pause || self.fault.kind.is_of_links();
+        let by_platform = self.comes_back && self.verified.is_some();
+        timed || by_platform || (by_trialnet && self.reverted.is_some())
     }
 
     /// The moment from which its targets are on their way back, as far as is known.
@@ -250,12 +308,15 @@ impl Judge {
                 life.recovery = Some((m, BTreeMap::new()));
                 self.settle_anew();
             }
+            // Of a network that is being removed nothing can be said.
+            FaultState::NoEffect | FaultState::RevertFailed if self.closed.is_some() => {}
             FaultState::NoEffect => self.fault_broken(at, "infra/fault-no-effect", detail),
             FaultState::RevertFailed => self.fault_broken(at, "infra/revert-failed", detail),
             FaultState::AlreadyEnded => {}
+            FaultState::Skipped => life.skipped = Some(detail.to_owned()),
         }
-        // Whatever happens, a fault that has a state was planned.
-        if state != FaultState::AlreadyEnded {
+        // Whatever else happens, a fault that has a state was planned.
+        if !matches!(state, FaultState::AlreadyEnded | FaultState::Skipped) {
             let life = &mut self.faults[at];
             life.planned = life.planned.or(Some(now));
         }
@@ -279,14 +340,14 @@ impl Judge {
             [only] => Some(*only),
             _ => None,
         };
-        if self.notes.about_step(code, step) {
+        if step.is_some_and(|step| self.notes.about_step(code, step)) {
             return;
         }
         self.find(Draft {
             node,
             expected,
             seen: detail.to_owned(),
-            step: Some(step),
+            step,
             ..Draft::new(code, Class::Infrastructure, now)
         });
     }
@@ -294,11 +355,11 @@ impl Judge {
     /// Whether a step failed with this code for what a finding about one of its faults says already.
     pub(super) fn told_of_fault(&self, code: &str, step: usize) -> bool {
         let healed = |life: &Life| match self.plan.steps.get(step).map(|step| &step.action) {
-            Some(Action::Heal { faults }) => faults.contains(&life.fault.id),
+            Some(Action::Heal { faults }) => faults.iter().any(|id| life.is_of(id)),
             _ => false,
         };
         self.faults.iter().any(|life| match code {
-            "infra/fault-failed" => life.step == step && life.no_effect.is_some(),
+            "infra/fault-failed" => life.step == Some(step) && life.no_effect.is_some(),
             "infra/revert-failed" => healed(life) && life.stuck.is_some(),
             _ => false,
         })
@@ -313,6 +374,19 @@ impl Judge {
                 self.view_stale = true;
             }
         }
+    }
+
+    /// Whether nothing of a fault is left, as far as is known: its revert was seen, or it is known to be broken.
+    #[must_use]
+    pub fn is_over(&self, id: &str) -> bool {
+        let over = |life: &Life| life.revert_verified.is_some() || life.broken() || life.skipped.is_some();
+        self.faults.iter().filter(|life| life.fault.id == id).all(over)
+    }
+
+    /// A fault and its repetitions, without those that were left out.
+    pub(super) fn series(&self, id: &str) -> Vec<usize> {
+        let of = |at: &usize| self.faults[*at].is_of(id) && self.faults[*at].skipped.is_none();
+        (0..self.faults.len()).filter(of).collect()
     }
 
     /// The ids of the faults that are on.
@@ -339,12 +413,12 @@ impl Judge {
     }
 
     /// Nodes that are not part of the network yet: not started, or started late and not with the others so far.
-    fn absent(&self) -> Vec<usize> {
+    pub(super) fn absent(&self) -> Vec<usize> {
         let absent = |i: &usize| !self.nodes[*i].started || self.nodes[*i].join_by.is_some();
         (0..self.nodes.len()).filter(absent).collect()
     }
 
-    fn effects(&self, set: &[usize], absent: &[usize]) -> Vec<Effect> {
+    pub(super) fn effects(&self, set: &[usize], absent: &[usize]) -> Vec<Effect> {
         let of = |&at: &usize| effect_of(&self.plan, &self.faults[at].fault, &self.faults[at].targets);
         let mut effects: Vec<Effect> = set.iter().filter_map(of).collect();
         if !absent.is_empty() {
@@ -398,8 +472,10 @@ impl Judge {
         let (forecast, quorum_side) = self.under(&set);
         let slow = self.slowest();
         let same = set == self.view.set && absent == self.view.absent && self.view.forecast == Some(forecast);
+        let goes_on = (forecast == Forecast::MustGoOn).then(|| self.view.goes_on.unwrap_or(now));
         self.view = View {
             since: if same { self.view.since } else { now },
+            goes_on,
             set,
             absent,
             forecast: Some(forecast),
@@ -554,13 +630,28 @@ impl Judge {
     /// Whether a declared fault on the node explains that a process of it ends without being asked.
     pub(super) fn exit_excused(&self, i: usize) -> bool {
         let by = |life: &Life| life.declared() && life.ends_processes() && life.targets.contains(&i);
+        self.faults.iter().any(by) || self.evicted(i)
+    }
+
+    /// Whether an eviction that should have been refused may have struck the node; if it did, the step has failed.
+    fn evicted(&self, i: usize) -> bool {
+        self.plan.steps.iter().any(|step| {
+            let track = &self.steps[step.index];
+            let went = track.began.is_some() && (track.ended.is_none() || track.failed.is_some());
+            went && matches!(&step.action, Action::Evict { nodes, .. } if nodes.contains(&self.nodes[i].name))
+        })
+    }
+
+    /// Whether a declared removal of the node's pod takes its data along.
+    pub(super) fn data_goes(&self, i: usize) -> bool {
+        let by = |life: &Life| life.declared() && life.removes_data() && life.targets.contains(&i);
         self.faults.iter().any(by)
     }
 
     /// Whether a declared fault on the node explains that trialnet ends or starts a process of it.
     pub(super) fn restart_excused(&self, i: usize) -> bool {
         let by = |life: &Life| life.declared() && life.restarts_processes() && life.targets.contains(&i);
-        self.faults.iter().any(by)
+        self.faults.iter().any(by) || self.evicted(i)
     }
 
     /// Whether a fault is on its way to its end: something ends it now, its time is up, or its revert is being verified. Whoever
@@ -569,14 +660,15 @@ impl Judge {
         let runs = |step: usize| self.steps[step].began.is_some() && self.steps[step].ended.is_none();
         let time_is_up = match (life.fault.lasts, life.verified) {
             (Lasts::For(time), Some(verified)) => self.now >= verified + time,
-            (Lasts::Itself, _) => runs(life.step),
+            // A restart of the rehearsal is in its keeper's hands from the beginning to its end.
+            (Lasts::Itself, _) => life.step.is_none_or(runs),
             _ => false,
         };
         let ends = |step: &Step| match &step.action {
-            Action::Heal { faults } => faults.contains(&life.fault.id),
+            Action::Heal { faults } => faults.iter().any(|id| life.is_of(id)),
             Action::Start { nodes } => {
                 let started = |i: &usize| nodes.contains(&self.nodes[*i].name);
-                life.restarts_processes() && life.targets.iter().any(started)
+                life.ends_by_start() && life.targets.iter().any(started)
             }
             _ => false,
         };
@@ -588,7 +680,8 @@ impl Judge {
     pub(super) fn silence_excused(&self, i: usize) -> bool {
         let node = &self.nodes[i];
         let by = |at: &usize| self.faults[*at].silences() && self.faults[*at].targets.contains(&i);
-        !node.started || node.gone || node.troubled || node.join_by.is_some() || self.view.set.iter().any(by)
+        let excused = !node.started || node.gone || node.troubled || node.join_by.is_some();
+        excused || self.view.set.iter().any(by) || self.evicted(i)
     }
 
     /// Whether a fault explains that the node is behind, or nobody expects it to follow.

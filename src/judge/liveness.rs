@@ -1,7 +1,7 @@
 //! Growth, silence, lag and processes.
 
 use super::effects::{is_quorum, weight};
-use super::nodes::{Quiet, cause_words};
+use super::nodes::{Damaged, Quiet, cause_words};
 use super::notes::Draft;
 use super::{Judge, short};
 use crate::model::verdict::Class;
@@ -66,7 +66,7 @@ impl Judge {
 
     /// Until when Q certainly did not grow: the latest moment at which nodes without which there is no quorum were seen at Q or
     /// below. A dead process stays where it is.
-    fn seen_still(&self) -> Option<Ms> {
+    pub(super) fn seen_still(&self) -> Option<Ms> {
         let engine = self.net.engine;
         let weigh = |power: &u64| weight(engine, *power);
         let total: u128 = self.net.powers.iter().map(weigh).sum();
@@ -169,6 +169,31 @@ impl Judge {
         self.find_unless_starved(draft, limit);
     }
 
+    /// A node that answers has to name validators. Looked at with each of its samples, which come once a second at least.
+    pub(super) fn powerless(&mut self, i: usize, sent: Ms) {
+        let excused = self.silence_excused(i) || self.ground_gone || self.ready.is_none();
+        let node = &mut self.nodes[i];
+        let Some((since, found)) = &mut node.powerless else {
+            return;
+        };
+        if excused {
+            *since = sent;
+        }
+        let (since, long) = (*since, sent.since(*since));
+        if *found || long <= SILENT {
+            return;
+        }
+        *found = true;
+        let draft = Draft {
+            node: Some(i),
+            height: Some(node.best),
+            expected: "a validator set that can decide: no fault is on this node".to_owned(),
+            seen: format!("a set without any voting power for {}; it is not believed", short(long)),
+            ..Draft::new("liveness/garbage", Class::LivenessFailed, since)
+        };
+        self.find(draft);
+    }
+
     /// Counts a sample of a node that is too far behind.
     pub(super) fn lag(&mut self, i: usize, height: u64, sent: Ms) {
         // An answer that took long is compared with what the others had when it was asked for.
@@ -217,7 +242,9 @@ impl Judge {
                 ..
             } => {
                 self.nodes[i].alive = Some(false);
-                if self.exit_excused(i) {
+                // That a damaged node does not come up again is the chain's doing, also while the fault that held it down ends.
+                let damaged = self.nodes[i].damaged == Damaged::Started;
+                if self.exit_excused(i) && !damaged {
                     return;
                 }
                 let how = match (code, signal) {
@@ -254,6 +281,12 @@ impl Judge {
                 node.wiped = self.now;
                 node.floor = 0;
             }
+            NodeEvent::Damaged { .. } => {
+                let node = &mut self.nodes[i];
+                node.wiped = self.now;
+                node.floor = 0;
+                node.damaged = Damaged::Down;
+            }
         }
     }
 
@@ -265,6 +298,9 @@ impl Judge {
         let node = &mut self.nodes[i];
         node.alive = Some(true);
         node.gone = false;
+        if node.damaged == Damaged::Down {
+            node.damaged = Damaged::Started;
+        }
         if !node.started || (by_step && !self.faults.iter().any(|life| life.targets.contains(&i))) {
             node.started = true;
             node.join_by = Some(self.now + settle);

@@ -29,6 +29,7 @@ pub(super) struct Track {
     pub(super) floor: u64,
     /// When its data was last removed.
     pub(super) wiped: Ms,
+    pub(super) damaged: Damaged,
     /// It does not answer.
     pub(super) silence: Option<Quiet>,
     /// When it was last asked with any outcome.
@@ -41,6 +42,8 @@ pub(super) struct Track {
     pub(super) settled: u32,
     pub(super) peers: Option<u64>,
     pub(super) validators: Option<(u64, BTreeMap<String, u64>)>,
+    /// Since when it reports a validator set without any power, and whether that was found.
+    pub(super) powerless: Option<(Ms, bool)>,
     /// Exits and restarts that no step caused.
     pub(super) restarts: u64,
     /// Started after the others: not judged until it is with them, or until this moment.
@@ -55,6 +58,16 @@ pub(super) struct Seen {
     pub(super) sent: Ms,
     pub(super) height: u64,
     pub(super) version: String,
+}
+
+/// Whether a node's files were damaged on purpose, as long as nobody knows whether it bears that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damaged {
+    No,
+    /// It has not been started since.
+    Down,
+    /// It was, and has not answered.
+    Started,
 }
 
 /// A time without an answer.
@@ -82,6 +95,7 @@ impl Track {
             last: None,
             floor: 0,
             wiped: Ms(0),
+            damaged: Damaged::No,
             silence: None,
             heard: None,
             gap: None,
@@ -89,6 +103,7 @@ impl Track {
             settled: 0,
             peers: None,
             validators: None,
+            powerless: None,
             restarts: 0,
             join_by: None,
             troubled: false,
@@ -100,6 +115,13 @@ impl Track {
         self.last
             .as_ref()
             .filter(|seen| seen.sent > since && self.silence.is_none())
+    }
+
+    /// Whether it is trialnet's own way to it that is broken, and nothing is known of the node.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.silence
+            .as_ref()
+            .is_some_and(|quiet| quiet.cause == Silence::Tunnel)
     }
 
     /// Its state in a few words.
@@ -177,11 +199,15 @@ impl Judge {
                 });
             }
         }
+        if self.nodes[i].damaged == Damaged::Started && sample.height > 0 {
+            self.nodes[i].damaged = Damaged::No;
+        }
         self.floor(i, sample);
         self.grow(i, sample.height, sample.sent);
         self.cut_growth(i, sample.height, sample.sent);
         self.recovering(i, sample.height, sample.sent);
         self.lag(i, sample.height, sample.sent);
+        self.powerless(i, sample.sent);
     }
 
     fn chain_id(&mut self, i: usize, chain: &str) {
@@ -208,6 +234,11 @@ impl Judge {
 
     /// A node's height never goes back, unless its data was removed.
     fn floor(&mut self, i: usize, sample: &Sample) {
+        if sample.height < self.nodes[i].floor && self.data_goes(i) {
+            // The new pod has none of the old one's data.
+            self.nodes[i].floor = 0;
+            self.nodes[i].wiped = sample.sent;
+        }
         let node = &mut self.nodes[i];
         if sample.sent < node.wiped {
             return;
@@ -271,10 +302,20 @@ impl Judge {
     }
 
     /// Takes in a validator set. The set that most nodes reported last is the one that counts; of two equally frequent ones the
-    /// one of the greater height. Until a node reports one, the genesis counts.
-    pub(super) fn validator_set(&mut self, node: &str, height: u64, powers: &BTreeMap<String, u64>) {
+    /// one of the greater height. Until a node reports one, the genesis counts. A set without any power is garbage: under it nothing
+    /// could ever be decided, and Q would stand still for good. It is never believed; [`Judge::powerless`] finds it.
+    pub(super) fn validator_set(&mut self, node: &str, sent: Ms, height: u64, powers: &BTreeMap<String, u64>) {
         let Some(i) = self.index(node) else { return };
+        if powers.values().all(|power| *power == 0) {
+            self.nodes[i].powerless.get_or_insert((sent, false));
+            return;
+        }
+        self.nodes[i].powerless = None;
         self.nodes[i].validators = Some((height, powers.clone()));
+        // Of found nodes nobody knows whose key is whose: the file says how they vote.
+        if self.plan.network.attach.is_some() {
+            return;
+        }
         let mut sets: Vec<(usize, u64, &BTreeMap<String, u64>)> = Vec::new();
         for (height, set) in self.nodes.iter().filter_map(|node| node.validators.as_ref()) {
             match sets.iter_mut().find(|(_, _, known)| *known == set) {

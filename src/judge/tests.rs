@@ -4,6 +4,7 @@ mod evidence;
 mod expectations;
 mod invariants;
 mod laws;
+mod rehearsal;
 
 use std::collections::BTreeMap;
 
@@ -58,6 +59,7 @@ fn plan(nodes: usize) -> Plan {
         version: "1".to_owned(),
         config: BTreeMap::new(),
         start: Start::Auto,
+        resources: crate::model::Resources::default(),
     };
     Plan {
         format: FORMAT,
@@ -65,11 +67,15 @@ fn plan(nodes: usize) -> Plan {
         about: None,
         seed: 7,
         backend: BackendKind::Memory,
+        kubernetes: crate::model::Kubernetes::default(),
         network: Network {
             chain: ChainKind::Devnode,
             version: "1".to_owned(),
             block_time: Ms(BLOCK),
             persistence: Persistence::Volume,
+            app: None,
+            keys: crate::model::Keys::Seed,
+            attach: None,
             config: BTreeMap::new(),
             nodes: names.iter().map(node).collect(),
             links: (0..nodes).flat_map(|a| (a + 1..nodes).map(move |b| (a, b))).collect(),
@@ -87,7 +93,9 @@ fn plan(nodes: usize) -> Plan {
         },
         steps: Vec::new(),
         outcome: None,
+        repeats: Vec::new(),
         sums: Vec::new(),
+        chaos: None,
     }
 }
 
@@ -117,6 +125,8 @@ impl Plan {
             kind,
             targets: Targets::Nodes(names(targets)),
             lasts,
+            component: None,
+            wipe: false,
         };
         self.step(Some(id), Action::Fault(fault))
     }
@@ -125,6 +135,7 @@ impl Plan {
         let kind = FaultKind::Partition {
             sides: sides.iter().map(|side| names(side)).collect(),
             plane: Plane::P2p,
+            one_way: false,
         };
         let all: Vec<usize> = sides.concat();
         self.with_fault(id, kind, &all, Lasts::UntilHealed)

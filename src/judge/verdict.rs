@@ -483,7 +483,16 @@ impl Judge {
                     "no such record".to_owned(),
                 );
                 missing.push(Draft {
-                    step: Some(life.step),
+                    step: life.step,
+                    ..draft
+                });
+            }
+            let step_ended = |step: usize| self.steps[step].ended.is_some();
+            if life.comes_again() && life.planned.is_none() && life.step.is_some_and(step_ended) {
+                let expected = format!("\"{id}\" begins when its time has come");
+                let draft = inconclusive("evidence/not-evaluated", now, &expected, "it never began".to_owned());
+                missing.push(Draft {
+                    step: life.step,
                     ..draft
                 });
             }
@@ -497,11 +506,12 @@ impl Judge {
                     "no such record".to_owned(),
                 );
                 missing.push(Draft {
-                    step: Some(life.step),
+                    step: life.step,
                     ..draft
                 });
             }
         }
+        missing.extend(self.rehearsal_missing());
         missing
     }
 
@@ -516,6 +526,13 @@ impl Judge {
             Action::Wait(time) => format!("wait {time}"),
             Action::Load(load) => format!("load of {} a second", load.rate),
             Action::Tx(tx) => format!("transaction to {}", tx.node),
+            Action::Evict { nodes, drain } => {
+                let what = if *drain { "drain" } else { "eviction" };
+                format!("{what} of {} refused", nodes.join(", "))
+            }
+            Action::Corrupt(corrupt) => {
+                format!("damage to {} of {}", corrupt.file, list(corrupt.nodes.iter().cloned()))
+            }
             Action::Join { id, .. } => format!("join {id}"),
             Action::Expect(expect) => format!("expect {}", what_words(&expect.what)),
         }
@@ -523,7 +540,7 @@ impl Judge {
 
     fn step_report(&self, step: &Step) -> StepReport {
         let track = &self.steps[step.index];
-        let fault = self.faults.iter().find(|life| life.step == step.index);
+        let fault = self.faults.iter().find(|life| life.step == Some(step.index));
         let (state, seen) = match self.answer(step.index) {
             Answer::Pending(seen) => (
                 StepEnd::NotReached,
@@ -564,6 +581,7 @@ impl Judge {
                 .recovered
                 .zip(life.revert_verified)
                 .map(|(end, start)| end.since(start).0),
+            skipped: life.skipped.clone(),
         }
     }
 

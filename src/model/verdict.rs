@@ -146,6 +146,9 @@ pub struct FaultReport {
     pub revert_verified_ms: Option<i64>,
     /// From *revert verified* until the targets were with the others again.
     pub recovery_ms: Option<u64>,
+    /// Why it was left out: a fault of a rehearsal for which there was no room when its time came.
+    #[serde(default)]
+    pub skipped: Option<String>,
 }
 
 impl fmt::Display for Verdict {

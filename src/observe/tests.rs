@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use axum::Router;
@@ -183,7 +184,7 @@ impl Net {
             addresses.push(address);
             targets.push(Target {
                 node: format!("n{index}"),
-                address,
+                endpoint: address.into(),
                 dialect: Dialect::Comet,
                 logs: logs.clone(),
             });
@@ -392,7 +393,7 @@ async fn a_node_may_start_later_and_again() {
     let node = Node(Arc::new(Mutex::new(Fake::at(2))));
     let target = Target {
         node: "n0".into(),
-        address,
+        endpoint: address.into(),
         dialect: Dialect::Comet,
         logs: Vec::new(),
     };
@@ -650,7 +651,7 @@ fn a_hundred_nodes_at_five_hertz() {
             drop(entered);
             Target {
                 node: format!("n{index}"),
-                address,
+                endpoint: address.into(),
                 dialect: Dialect::Comet,
                 logs: Vec::new(),
             }

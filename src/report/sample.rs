@@ -40,11 +40,15 @@ pub(crate) fn plan() -> Plan {
         about: Some("One of four validators dies for five seconds; the others go on, and it catches up.".into()),
         seed: 42,
         backend: BackendKind::Local,
+        kubernetes: crate::model::Kubernetes::default(),
         network: Network {
             chain: ChainKind::Devnode,
             version: "1".into(),
             block_time: Ms(200),
             persistence: Persistence::Volume,
+            app: None,
+            keys: crate::model::Keys::Seed,
+            attach: None,
             config: BTreeMap::from([("timeout".to_owned(), serde_json::json!("1s"))]),
             nodes,
             links: vec![(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (4, 0)],
@@ -66,7 +70,9 @@ pub(crate) fn plan() -> Plan {
             max_lag: 5,
             off: [Invariant::AppState].into(),
         },
+        repeats: Vec::new(),
         sums: (0..steps.len()).map(sum).collect(),
+        chaos: None,
         steps,
         outcome: Some(Outcome {
             verdict: Verdict::SafetyViolated,
@@ -87,6 +93,8 @@ fn steps(validators: &[NodeName]) -> Vec<Step> {
                 kind: FaultKind::Kill,
                 targets: Targets::Nodes(vec!["validator-2".into()]),
                 lasts: Lasts::For(Ms::secs(5)),
+                component: None,
+                wipe: false,
             }),
         ),
         (None, None, expect(What::Recovery { of: "victim".into() }, 20)),
@@ -102,9 +110,12 @@ fn steps(validators: &[NodeName]) -> Vec<Step> {
                         vec!["full-0".into()],
                     ],
                     plane: Plane::P2p,
+                    one_way: false,
                 },
                 targets: Targets::Nodes(validators.to_vec()),
                 lasts: Lasts::UntilHealed,
+                component: None,
+                wipe: false,
             }),
         ),
         (
@@ -159,6 +170,7 @@ fn node(name: &str, group: &str, role: Role) -> Node {
         version: "1".into(),
         config: BTreeMap::new(),
         start: Start::Auto,
+        resources: crate::model::Resources::default(),
     }
 }
 
@@ -354,6 +366,7 @@ pub(crate) fn passed() -> Report {
         reverted_ms: Some(from + 5_210),
         revert_verified_ms: Some(from + 5_400),
         recovery_ms: Some(1_930),
+        skipped: None,
     };
     Report {
         format: FORMAT,

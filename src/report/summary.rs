@@ -309,7 +309,11 @@ fn fault_life(fault: &FaultReport) -> String {
         reverted_ms,
         revert_verified_ms,
         recovery_ms,
+        skipped,
     } = fault;
+    if let Some(why) = skipped {
+        return format!("{id} ({kind} on {}): left out: {why}", names(targets));
+    }
     let parts = [
         between(*planned_ms, *verified_ms).map(|time| format!("verified after {time}")),
         between(*verified_ms, *reverted_ms).map(|time| format!("on for {time}")),
@@ -317,7 +321,9 @@ fn fault_life(fault: &FaultReport) -> String {
         recovery_ms.map(|time| format!("recovered in {}", tenths(time))),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
-    let life = if parts.is_empty() {
+    let life = if planned_ms.is_none() {
+        "its time never came".to_owned()
+    } else if parts.is_empty() {
         "no effect was seen".to_owned()
     } else {
         parts.join(", ")

@@ -148,6 +148,10 @@ fn of_record(plan: &Plan, view: &View, at: Ms, record: &Record) -> Vec<String> {
         Record::Interrupted { signal } => {
             format!("{} by {signal}: putting everything back; a second one kills", paint::warn("interrupted"))
         }
+        Record::Observer { connected: false, detail } => {
+            format!("{} the line to the observer: {}; nothing is judged until it is back", paint::warn("lost"), cut(detail, DETAIL))
+        }
+        Record::Observer { connected: true, detail } => format!("observed from within the cluster; {detail}"),
         Record::Sample(_)
         | Record::Silent { .. }
         | Record::Headers { .. }
@@ -188,6 +192,10 @@ fn of_node(node: &str, event: &NodeEvent) -> Vec<String> {
             std::iter::once(ended).chain(tail).collect()
         }
         NodeEvent::Wiped => vec![format!("{node} lost its data, as planned")],
+        NodeEvent::Damaged { file, offsets, .. } => {
+            let bytes = count(offsets.len(), "byte");
+            vec![format!("{node}: {bytes} of {file} damaged, as planned")]
+        }
         NodeEvent::Started { .. } | NodeEvent::Exited { .. } => Vec::new(),
     }
 }
@@ -232,6 +240,7 @@ fn of_fault(plan: &Plan, id: &str, state: FaultState, targets: &[String], detail
         FaultState::NoEffect => paint::bad("WITHOUT EFFECT"),
         FaultState::RevertFailed => paint::bad("NOT PUT BACK"),
         FaultState::AlreadyEnded => "had ended already".to_owned(),
+        FaultState::Skipped => format!("{} on {}", paint::warn("left out"), names(targets)),
     };
     let detail = if detail.is_empty() {
         String::new()

@@ -91,8 +91,8 @@ impl View {
                 .map(|n| (n.name.clone(), node(n.start)))
                 .collect(),
             faults: plan
-                .faults()
-                .map(|(_, fault)| {
+                .every_fault()
+                .map(|fault| {
                     let view = FaultView {
                         kind: fault.kind.word(),
                         targets: Vec::new(),
@@ -170,6 +170,7 @@ impl View {
             | Record::Peers { .. }
             | Record::Validators { .. }
             | Record::Late { .. }
+            | Record::Observer { .. }
             | Record::Log { .. }
             | Record::Tx { .. }
             | Record::Load { .. }
@@ -186,6 +187,7 @@ impl View {
             NodeEvent::Started { .. } => view.state = NodeState::Starting,
             NodeEvent::Exited { .. } => view.state = NodeState::Down,
             NodeEvent::Wiped => view.height = 0,
+            NodeEvent::Damaged { .. } => return,
         }
         view.changed = at;
     }
@@ -193,7 +195,7 @@ impl View {
     fn fault(&mut self, id: &str, state: FaultState, targets: &[NodeName], at: Ms) {
         let Some(view) = self.faults.get_mut(id) else { return };
         match state {
-            FaultState::AlreadyEnded => return,
+            FaultState::AlreadyEnded | FaultState::Skipped => return,
             FaultState::Planned | FaultState::Injected => view.since = at,
             FaultState::Verified
             | FaultState::Reverted
@@ -306,7 +308,10 @@ impl View {
             .iter()
             .filter_map(|(id, fault)| {
                 let note = match fault.state {
-                    FaultState::Planned | FaultState::RevertVerified | FaultState::AlreadyEnded => return None,
+                    FaultState::Planned
+                    | FaultState::RevertVerified
+                    | FaultState::AlreadyEnded
+                    | FaultState::Skipped => return None,
                     FaultState::Injected => ", not verified yet",
                     FaultState::Verified => "",
                     FaultState::Reverted => ", ending",

@@ -1,8 +1,8 @@
 //! Words for people: counts, moments, lists of nodes, steps in a few words, tables.
 
 use crate::model::{
-    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, Plane, Start, Step, Targets, TxBody, What,
-    When, Window,
+    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, Outage, Plane, Removal, Start, Step, Targets,
+    TxBody, What, When, Window, bits,
 };
 
 /// Lists of nodes are cut at about so many characters.
@@ -208,6 +208,13 @@ pub fn action(action: &Action) -> String {
             TxBody::Power { validator, power } => format!("give {validator} power {power} through {}", tx.node),
         },
         Action::Join { id, within } => format!("join {id} within {within}"),
+        Action::Evict { nodes, drain: false } => format!("an eviction of {} is refused", names(nodes)),
+        Action::Evict { nodes, drain: true } => format!("a drain of the machine of {} is refused", names(nodes)),
+        Action::Corrupt(corrupt) => {
+            let bytes = usize::try_from(corrupt.bytes).unwrap_or(usize::MAX);
+            let (bytes, nodes) = (count(bytes, "byte"), names(&corrupt.nodes));
+            format!("damage {bytes} of {} of {nodes}", corrupt.file)
+        }
         Action::Expect(described) => expect(described),
     }
 }
@@ -221,31 +228,72 @@ pub fn fault(fault: &Fault) -> String {
     };
     let what = match &fault.kind {
         FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart => {
-            format!("{} {targets}", fault.kind.word())
+            let component = fault.component.as_ref().map(|name| format!("{name} of "));
+            format!("{} {}{targets}", fault.kind.word(), component.unwrap_or_default())
         }
-        FaultKind::Partition { sides: parts, plane } => format!("partition {}{}", sides(parts), with_plane(*plane)),
-        FaultKind::Isolate { plane } => format!("isolate {targets}{}", with_plane(*plane)),
-        FaultKind::Delay { links, latency, jitter } => {
-            let which = match links.as_slice() {
-                [(a, b)] => format!("the link {a} to {b}"),
-                _ => count(links.len(), "link"),
+        FaultKind::Remove(how) => match how {
+            Removal::Delete { grace: None } => format!("delete the pod of {targets}"),
+            Removal::Delete { grace: Some(grace) } => format!("delete the pod of {targets} with a grace of {grace}"),
+            Removal::Force => format!("delete the pod of {targets} by force"),
+            Removal::Evict => format!("evict the pod of {targets}"),
+        },
+        FaultKind::Drain => format!("drain the machine of {targets}"),
+        FaultKind::Machine(Outage::Stop) => format!("stop the machine of {targets}"),
+        FaultKind::Machine(Outage::Pause) => format!("halt the machine of {targets}"),
+        FaultKind::Partition {
+            sides: parts,
+            plane,
+            one_way,
+        } => {
+            let way = if *one_way {
+                ", from the first to the second only"
+            } else {
+                ""
             };
+            format!("partition {}{}{way}", sides(parts), with_plane(*plane))
+        }
+        FaultKind::Isolate { plane } => format!("isolate {targets}{}", with_plane(*plane)),
+        kind @ FaultKind::Delay {
+            links,
+            latency,
+            jitter,
+            each: _,
+        } => {
+            let which = which(links);
+            let least = kind.least_latency().filter(|least| least != latency);
+            let least = least.map(|least| format!("{least} to ")).unwrap_or_default();
             let jitter = if jitter.0 == 0 {
                 String::new()
             } else {
                 format!(" ± {jitter}")
             };
-            format!("delay {which} by {latency}{jitter} each way")
+            format!("delay {which} by {least}{latency}{jitter} each way")
         }
+        FaultKind::Bandwidth { links, rate } => format!(
+            "let no more than {} pass between {} each way",
+            bits(*rate),
+            which(links)
+        ),
+        FaultKind::Loss { links, percent } => format!("lose {percent} % of the packets of {} each way", which(links)),
         FaultKind::Misbehave { how, .. } => format!("misbehave {how} on {targets}"),
     };
+    let wiped = if fault.wipe { ", data included" } else { "" };
     let until = match fault.lasts {
+        Lasts::Platform if matches!(fault.kind, FaultKind::Remove(_)) => String::new(),
         Lasts::For(duration) => format!(" for {duration}"),
         Lasts::UntilHealed => " until healed".to_owned(),
         Lasts::Platform => ", left to the platform".to_owned(),
         Lasts::Itself => String::new(),
     };
-    format!("{what}{until}")
+    format!("{what}{until}{wiped}")
+}
+
+/// `the link a to b`, `6 links`.
+fn which(links: &[(NodeName, NodeName)]) -> String {
+    match links {
+        [(a, b)] => format!("the link {a} to {b}"),
+        _ => count(links.len(), "link"),
+    }
 }
 
 fn with_plane(plane: Plane) -> &'static str {
@@ -402,8 +450,11 @@ mod tests {
                 kind: FaultKind::Partition {
                     sides: parts,
                     plane: Plane::P2p,
+                    one_way: false,
                 },
                 lasts: Lasts::UntilHealed,
+                component: None,
+                wipe: false,
             })
         };
         assert_eq!(
@@ -422,6 +473,8 @@ mod tests {
                 among: nodes("v", 0..4),
             },
             lasts: Lasts::For(Ms::secs(5)),
+            component: None,
+            wipe: false,
         };
         assert_eq!(fault(&leader), "pause the proposer among v-0..3 for 5s");
     }

@@ -101,7 +101,8 @@ codes! {
          question to it could never be answered. Heal the earlier fault first, or choose other nodes.";
     PARTITION = "scenario/partition", "sides that are no partition",
         "Every node stands on exactly one side. Nodes that no side names need `others`: \"alone\" (each on a side of its own) \
-         or \"with-first\". A partition that cuts no link is refused.";
+         or \"with-first\". A partition that cuts no link is refused. One way (`direction = \"one-way\"`) is from the first of \
+         exactly two sides to the second.";
     PICK = "scenario/pick", "a pick that cannot be made",
         "`pick` is a string: a number such as \"1\", \"half\", \"f\" (as many as may fail), \"f+1\" (the fewest that make the \
          network halt), \"minority\" (less than half of the power), \"leader\" (the proposer of the moment). Candidates are \
@@ -109,6 +110,49 @@ codes! {
     NOT_OFFERED = "scenario/not-offered", "something that this backend or chain cannot do",
         "The scenario asks for something that the chosen backend or chain cannot do honestly. It is refused before anything \
          starts, with the reason. Choose another backend, another chain, or another fault.";
+    KILL = "scenario/kill", "parts of a kill that do not go together",
+        "A process (`how = \"process\"`, if left out) is killed at once, all of a node or one `component`, and is held down as \
+         `down` says. A pod (`how = \"delete\"`, with a `grace`; \"force-delete\"; \"evict\") goes as a whole, and the platform \
+         makes a new one by itself. Only an eviction can be expected to be `refused`.";
+    MACHINES = "scenario/machines", "a fault of machines that cannot be made like this",
+        "The nodes that a `drain` or `machine` names get a machine of the cluster each on which no other node of the network is, so they have to be known \
+         before the run, and their volumes must not be bound to a machine before the pod is there. A drain that is `refused` strikes \
+         nobody, so nothing of it lasts or is lost.";
+    REGIONS = "scenario/regions", "regions without a clear table of latencies",
+        "`delay = { regions = { eu = [\"group:eu\"], us = [\"group:us\"] }, latency = { eu-us = \"40ms\" } }` makes the links between regions \
+         slow, each way and both ways alike. Every two regions have a latency, named after both with a dash between; \"0ms\" leaves \
+         links as they are, `eu-eu` is for those inside of one. No node is in two regions; one that is in none keeps its links. `jitter` is \
+         the same for all. Without `for` they stay so until `heal`, or the end of the run; other delays add up with them.";
+    REPEAT = "scenario/repeat", "a fault that cannot be repeated as the file says",
+        "`every` and `times` let kill, stop, pause, partition, isolate, delay, loss and bandwidth strike several times: the first at once, each \
+         further one `every` after the effect of the first was seen, twice that, and so on. A `partition` or `isolate` that is repeated is \
+         a link that flaps; a repeated `kill` is a crash loop. Each has to end by itself (`for`, `down`, or what the platform brings back), \
+         and `every` needs room for that and one second more. The step ends when the first is seen; the others strike beside the \
+         steps that follow, under the ids `ID.2`, `ID.3`, …; `heal` of `ID` ends them all, `expect.recovery` of it is judged after the last, and the \
+         run goes on until then.";
+    CORRUPT = "scenario/corrupt", "damage to files of nodes that may run, or to no file",
+        "`corrupt = { nodes = [\"validator-0\"], file = \"data/cs.wal/*\", bytes = 16 }` turns over bits in files of nodes that an earlier \
+         `kill` or `stop` holds down until a later `heal` or `start`; which bytes follows from the seed. The path is below the node's first volume, its \
+         home. It is a declared loss, as `wipe` is: heights may begin anew. That the node then starts and comes back is still expected of it; one that \
+         ends by itself is `liveness/exit`.";
+    KEYS_LOST = "scenario/keys-lost", "keys that are made in place have no place that lasts",
+        "With `keys = \"in-place\"` a job makes each validator's key in the volume of its node, where the only copy stays. With \
+         `persistence = \"ephemeral\"` that volume goes with the pod of the job, before the node is there. Use `persistence = \"volume\"`, or \
+         `keys = \"seed\"`.";
+    WIPE = "scenario/wipe", "data is lost, and the file does not say so, or cannot mean it",
+        "With `persistence = \"ephemeral\"` a step that ends a node's process or pod has to say `wipe = true`, and with \
+         \"volume\" a process may be ended with it: a declared loss, after which heights may begin anew. A validator loses with \
+         its data what it has signed (of CometBFT: data/priv_validator_state.json); if it comes back while the same height is \
+         still being decided it may sign twice, which only `unsafe_double_sign = true` allows.";
+    KUBERNETES = "scenario/kubernetes", "a setting that a cluster would not take",
+        "Quantities are written as Kubernetes writes them (\"50m\" of a processor, \"128Mi\" of memory), a request is at most \
+         its limit, names are those that Kubernetes takes: lower-case letters, digits and dashes.";
+    APP = "scenario/app", "an application that could not be run",
+        "`[network.app]` names a `binary`, or an `image` with the `program` in it, and passes the path of its unix socket on: \
+         `{socket}` in one of its `args`. It takes the place of CometBFT's built-in application; a devnode has no place for one.";
+    ATTACH = "scenario/attach", "something that found nodes cannot have",
+        "With `attach` the nodes are somebody else's: trialnet gives them no configuration, application, keys or late start, and \
+         does not know whose key is whose, so that no leader can be picked and no power be changed.";
     MISBEHAVE = "scenario/misbehave", "an unknown misbehaviour",
         "`how` is one of the devnode's misbehaviours, for some with `=VALUE`, then `@HEIGHT` if it is to begin at a height, \
          for example \"wrong-hash@12\" or \"go-back=3@20\".";
@@ -121,9 +165,18 @@ codes! {
     TX = "scenario/tx", "a transaction that would be refused, or would break the chain",
         "A `tx` step sends either `value = \"key=value\"` or `power = { validator = …, to = … }`. Removing a key that is no \
          validator halts every CometBFT node; removing the last one halts any chain.";
+    CHAOS = "scenario/chaos", "a rehearsal that cannot be drawn or carried out",
+        "`[chaos]` draws a schedule from the seed, which needs `duration` and `every`, or takes one from `[[chaos.schedule]]`, which \
+         stands without the keys of the drawing. A fault of a schedule is exactly one of kill, pause, stop, restart, partition, \
+         isolate and delay, begins at `at`, names its nodes and ends by itself. A schedule without any fault is refused, since a \
+         rehearsal in which nothing happens proves nothing.";
     RUN_LIMIT = "scenario/run-limit", "the steps take longer than the run may last",
         "The waits and `for` windows of the steps alone add up to more than `limits.run` (10m if left out), so the run could \
          never reach its end. Raise the limit or shorten the steps.";
+    QUORUM_CHAOS = "quorum/chaos", "a rehearsal that may halt the chain",
+        "Unless `halts = true`, never more may be down or cut off at once than the chain's engine tolerates. The schedule that the \
+         file gives breaks that, or the faults of the steps break it together with those of the rehearsal, which may strike at any \
+         moment beside them. The message shows the sum. Strike less, or say `halts = true` with a number as `budget`.";
     QUORUM_PICK = "quorum/pick", "the arithmetic allows no such pick",
         "`f`, `f+1`, `half` and `minority` go by voting power, as what is left under the faults that may be on at that moment. \
          The message shows the sum. Heal earlier faults first, add validators, or pick fewer.";

@@ -12,9 +12,11 @@ mod simulated;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
+pub(super) use self::timeline::injection;
 use self::timeline::{On, Outlook, Timeline, View};
+use crate::model::effects::effect_of;
 use crate::model::{
     Action, Expect, Fault, FaultKind, Lasts, Ms, NodeName, Plan, Step, Sum, Targets, What, When, Window,
 };
@@ -33,10 +35,6 @@ pub const RECOVERY_IMPOSSIBLE: &str = "quorum/recovery-impossible";
 
 /// The longest that a step takes that injects or reverts a fault, starts nodes, sends a transaction or asks for one observation.
 pub const SHORT_STEP: Ms = Ms::secs(5);
-/// What a graceful stop takes besides, at the longest.
-pub const STOP_GRACE: Ms = Ms::secs(10);
-/// What finding a leader among the targets takes besides, at the longest.
-pub const FIND_LEADER: Ms = Ms::secs(30);
 
 /// What the arithmetic says of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,55 +86,24 @@ pub fn forecast(plan: &Plan, engine: Engine) -> Forecasted {
     }
 }
 
-/// The network of a plan before the first step, every node up.
-#[must_use]
-pub fn net_of(plan: &Plan, engine: Engine) -> Net {
-    let links = plan.network.links.iter().filter(|(a, b)| a != b);
-    Net {
-        engine,
-        powers: plan.network.nodes.iter().map(|node| node.power).collect(),
-        links: links.map(|(a, b)| (*a.min(b), *a.max(b))).collect(),
-    }
-}
-
 /// What a fault does to the quorum once it is on these targets (those of the plan, or of a leader fault the one that was found). `None` if nothing.
 #[must_use]
 pub fn effects_of(plan: &Plan, fault: &Fault, targets: &[NodeName]) -> Option<Effect> {
     let index = indices(plan);
-    let set: BTreeSet<usize> = targets
+    let targets: Vec<usize> = targets
         .iter()
         .filter_map(|name| index.get(name.as_str()).copied())
         .collect();
-    let links = plan
-        .network
-        .links
-        .iter()
-        .filter(|(a, b)| a != b)
-        .map(|(a, b)| (*a.min(b), *a.max(b)));
-    match &fault.kind {
-        FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart => Some(Effect::Down(set)),
-        FaultKind::Partition { sides, plane: _ } => {
-            let mut side_of = vec![None; plan.network.nodes.len()];
-            for (side, nodes) in sides.iter().enumerate() {
-                nodes
-                    .iter()
-                    .filter_map(|name| index.get(name.as_str()))
-                    .for_each(|node| side_of[*node] = Some(side));
-            }
-            Some(Effect::Cut(links.filter(|(a, b)| side_of[*a] != side_of[*b]).collect()))
-        }
-        FaultKind::Isolate { plane: _ } => Some(Effect::Cut(
-            links.filter(|(a, b)| set.contains(a) || set.contains(b)).collect(),
-        )),
-        FaultKind::Misbehave { byzantine: true, .. } => Some(Effect::Byzantine(set)),
-        FaultKind::Misbehave { byzantine: false, .. } | FaultKind::Delay { .. } => None,
-    }
+    effect_of(plan, fault, &targets)
 }
 
 /// What a planned fault does to the quorum, and whether it is sure to: a leader among its targets is not known yet.
 fn planned_effect(plan: &Plan, net: &Net, fault: &Fault) -> Option<(Effect, bool)> {
     let among = match &fault.targets {
-        Targets::Nodes(nodes) => return effects_of(plan, fault, nodes).map(|effect| (effect, true)),
+        // A drained node is down, unless there is another machine on which it can be.
+        Targets::Nodes(nodes) => {
+            return effects_of(plan, fault, nodes).map(|effect| (effect, fault.kind != FaultKind::Drain));
+        }
         Targets::Leader { among } if among.len() == 1 => {
             return effects_of(plan, fault, among).map(|effect| (effect, true));
         }
@@ -190,6 +157,13 @@ struct Growth {
     needs: Ms,
 }
 
+/// For how long the chain can and must grow in the time of an expectation, at least, and whether that is enough.
+struct Grown {
+    enough: (bool, bool),
+    at_best: i64,
+    at_worst: i64,
+}
+
 impl Check<'_> {
     fn sum(&mut self, index: usize) -> Sum {
         let step = &self.plan.steps[index];
@@ -213,9 +187,40 @@ impl Check<'_> {
             self.known_height = self.known_height.max(*height);
         }
         match &step.action {
-            Action::Fault(_) | Action::Heal { .. } | Action::Start { .. } | Action::Tx(_) => self.change(index),
+            Action::Fault(_) | Action::Heal { .. } | Action::Start { .. } | Action::Tx(_) => {
+                self.change(index);
+                self.beside_rehearsal(index);
+            }
             Action::Expect(expect) => self.expect(step, expect),
-            Action::Wait(_) | Action::Load(_) | Action::Join { .. } => {}
+            Action::Wait(_)
+            | Action::Load(_)
+            | Action::Join { .. }
+            | Action::Evict { .. }
+            // Its nodes are down already.
+            | Action::Corrupt(_) => {}
+        }
+    }
+
+    /// A fault for which the rehearsal leaves no room.
+    fn beside_rehearsal(&mut self, index: usize) {
+        let outlook = match &self.plan.steps[index].action {
+            Action::Fault(fault) if fault.lasts == Lasts::Itself => {
+                self.timeline.outlook_with(View::before(index), index)
+            }
+            Action::Fault(_) => self.timeline.outlook(View::after(index), 0),
+            _ => return,
+        };
+        if let Some(why) = self.timeline.beyond_with_rehearsal(&outlook) {
+            self.undetermined_said = true;
+            self.refuse(
+                index,
+                crate::scenario::explain::QUORUM_CHAOS,
+                format!(
+                    "together with the rehearsal, which may strike at any moment, the chain need not go on: {why}{}",
+                    self.with(&outlook)
+                ),
+                "strike fewer nodes here, lower the rehearsal's `budget`, keep its `nodes` to others, or say `halts = true`".into(),
+            );
         }
     }
 
@@ -367,9 +372,49 @@ impl Check<'_> {
         let enough = |time: i64| time > 0 && (time >= to - begin || time >= timeline::millis(needs));
         let at_best = time(from, &|forecast| forecast != Forecast::MustHalt);
         let at_worst = time(sure_from, &|forecast| forecast == Forecast::MustGoOn);
+        let grown = Grown {
+            enough: (enough(at_best), enough(at_worst)),
+            at_best,
+            at_worst,
+        };
+        self.judge_growth(step, &Growth { what, within, needs }, &stretches, &grown);
+    }
+
+    /// The same after a fault that the platform ends at a moment that nobody knows: the expectation has its whole time after that, wherever it falls.
+    fn growth_after_platform(&mut self, step: &Step, growth: &Growth, fault: usize) {
+        let view = View::of(step);
+        let (begin, to) = self.timeline.window(step, growth.within);
+        let (earliest, latest) = self.timeline.fault_end(fault, view);
+        let whole = timeline::millis(growth.within);
+        let stretches = self
+            .timeline
+            .stretches_without(view, (earliest.max(begin), to + latest.max(0)), fault);
+        let time = |wanted: &dyn Fn(Forecast) -> bool| -> i64 {
+            let some = stretches.iter().filter(|(_, _, outlook)| wanted(outlook.forecast));
+            some.map(|(start, end, _)| end - start).sum()
+        };
+        let at_best = time(&|forecast| forecast != Forecast::MustHalt).min(whole);
+        // At worst all that is in its way falls into its time.
+        let at_worst = whole - time(&|forecast| forecast != Forecast::MustGoOn);
+        let enough = |time: i64| time > 0 && (time >= whole || time >= timeline::millis(growth.needs));
+        let grown = Grown {
+            enough: (enough(at_best), enough(at_worst)),
+            at_best,
+            at_worst: at_worst.max(0),
+        };
+        self.judge_growth(step, growth, &stretches, &grown);
+    }
+
+    fn judge_growth(&mut self, step: &Step, growth: &Growth, stretches: &[(i64, i64, Outlook)], grown: &Grown) {
+        let &Growth { what, within, needs } = growth;
+        let &Grown {
+            enough: (best_enough, worst_enough),
+            at_best,
+            at_worst,
+        } = grown;
         let outlooks = || stretches.iter().rev().map(|(_, _, outlook)| outlook);
         let last = |forecast: Forecast| outlooks().find(|outlook| outlook.forecast == forecast);
-        if !enough(at_best) {
+        if !best_enough {
             let Some(outlook) = last(Forecast::MustHalt).or_else(|| outlooks().next()) else {
                 return;
             };
@@ -388,7 +433,7 @@ impl Check<'_> {
             );
             let help = self.heal_help(outlook, "before this step, or expect the halt instead");
             self.refuse(step.index, CONTRADICTION, message, help);
-        } else if !enough(at_worst) && !self.undetermined_said {
+        } else if !worst_enough && !self.undetermined_said {
             let worst = last(Forecast::Undetermined).or_else(|| last(Forecast::MustHalt));
             let Some(outlook) = worst.or_else(|| outlooks().next()) else {
                 return;
@@ -422,6 +467,10 @@ impl Check<'_> {
             return;
         }
         let view = View::of(step);
+        let comes_back = |fault: &Fault| self.plan.comes_back(fault);
+        if self.plan.fault(of).is_some_and(comes_back) {
+            return self.growth_after_platform(step, &growth, fault);
+        }
         let (_, limit) = self.timeline.window(step, growth.within);
         let (earliest, latest) = self.timeline.fault_end(fault, view);
         if latest < limit {
@@ -439,10 +488,10 @@ impl Check<'_> {
             );
         }
         let lasts = self.plan.fault(of).map(|fault| fault.lasts);
-        let lasts = if let Some(Lasts::For(lasts)) = lasts {
-            format!("lasts {lasts}")
-        } else {
-            "ends late".into()
+        let lasts = match (lasts, self.plan.repeated(fault)) {
+            (_, Some((more, last))) => format!("strikes {} times, the last {last} after the first", more + 1),
+            (Some(Lasts::For(lasts)), None) => format!("lasts {lasts}"),
+            _ => "ends late".into(),
         };
         let (code, message) = if earliest >= limit {
             let message = format!(
@@ -536,12 +585,28 @@ impl Check<'_> {
         let parts = [&at_cut.certain, &at_cut.possible, &outlook.possible];
         let on: Vec<usize> = parts.into_iter().flatten().copied().collect();
         if let Some(expiring) = self.timeline.expiring(&on, view, offset) {
+            if let Action::Fault(fault) = &self.plan.steps[expiring].action
+                && self.plan.comes_back(fault)
+            {
+                let message = format!(
+                    "`expect.halt` may or may not come true: the platform brings the targets of `{}` back when it likes: {}{}",
+                    fault.id,
+                    self.explain(outlook),
+                    self.with(outlook)
+                );
+                let help = "hold the nodes down (`kill` with a `down` or until `heal`), or expect the recovery instead";
+                return self.refuse(step.index, UNDETERMINED, message, help.into());
+            }
             return self.outlasts(step, of, hold, expiring, outlook);
         }
         let (after, help) = match self.timeline.ended_by_step(&on, view, offset) {
             Some(by) => (
                 format!("after step {}", by + 1),
                 format!("put the expectation before step {}", by + 1),
+            ),
+            None if self.plan.fault(of).is_some_and(|fault| fault.kind == FaultKind::Drain) => (
+                "with drained nodes on other machines".into(),
+                "expect it of a fault that holds nodes down: `kill`, `stop` or `machine`".into(),
             ),
             None => (
                 "before it was watched".into(),

@@ -12,6 +12,7 @@ const KNOWN: &[(&str, Value, bool)] = &[
     ("go-back", Value::Blocks, false),
     ("slow-start", Value::Duration, false),
     ("crash", Value::None, true),
+    ("deadlock", Value::Pair, true),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,7 @@ enum Value {
     None,
     Blocks,
     Duration,
+    Pair,
 }
 
 /// Whether the power of a node that does this cannot be counted on.
@@ -54,6 +56,13 @@ pub(super) fn byzantine(how: &str) -> Result<bool, (String, String)> {
         (Value::Duration, Some(value)) => (
             humantime::parse_duration(value).is_ok(),
             "the value is a duration, as in \"slow-start=3s\"",
+        ),
+        (Value::Pair, Some(value)) => (
+            value.split_once('+').is_some_and(|(one, other)| {
+                let place = |text: &str| text.parse::<usize>().ok();
+                place(one).is_some() && place(other).is_some() && place(one) != place(other)
+            }),
+            "the value names two validators by their place in the genesis, as in \"deadlock=1+4\"",
         ),
     };
     if fits {

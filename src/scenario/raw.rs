@@ -10,7 +10,7 @@ mod value;
 use schemars::JsonSchema;
 
 pub(super) use read::{At, read};
-pub(super) use value::{Anything, Config, Down, Named, Power, Time};
+pub(super) use value::{Config, Down, Latency, Named, Power, Rate, Time};
 
 use crate::model;
 
@@ -46,6 +46,12 @@ table! {
             invariants: Invariants,
             /// What a test runner expects of this file; `run` keeps the true verdict.
             outcome: Outcome,
+            /// A rehearsal: faults at moments that the seed decides, beside the steps and within a budget.
+            chaos: Chaos,
+            /// What single backends need to know; the others pass it over.
+            backend: Backend,
+            /// From where the nodes are observed.
+            observe: Observe,
         }
     }
 }
@@ -68,6 +74,48 @@ table! {
             persistence: Persistence,
             /// The chain's own configuration keys, for every node.
             config: Config,
+            /// Your own application, beside each node and reached over a unix socket, instead of the built-in one; for CometBFT.
+            app: App,
+            /// Where the validators' keys are made; "seed" if left out.
+            keys: Keys,
+            /// The nodes are pods that somebody else made; only on Kubernetes.
+            attach: Attach,
+        }
+    }
+}
+
+table! {
+    /// An application that runs as a component `app` beside each node, over a unix socket.
+    App "`app`" {
+        needs {}
+        may {
+            /// A program on PATH or a path to one.
+            binary: String,
+            /// An image, for backends that run images; then `program` says what runs in it.
+            image: String,
+            /// The program's name or path in the image.
+            program: String,
+            /// Its arguments; `{socket}` stands for the path of the unix socket at which it has to listen.
+            args: Vec<At<String>>,
+            /// Its environment.
+            env: Named<String>,
+        }
+    }
+}
+
+table! {
+    /// Pods that somebody else made are the nodes: those that match, in the natural order of their names, are the nodes of the
+    /// groups in the order of the file. They are named, observed, judged and deleted like any other, and left as they were found.
+    Attach "`attach`" {
+        needs {
+            /// The namespace that they are in.
+            namespace: String,
+            /// A label selector as Kubernetes writes it, for example "app=node,tier!=seed".
+            selector: String,
+        }
+        may {
+            /// Where their RPC listens; the chain's usual port if left out.
+            rpc_port: u64,
         }
     }
 }
@@ -90,6 +138,76 @@ table! {
             config: Config,
             /// Whether the nodes start with the network or by a `start` step; "auto" if left out.
             start: Start,
+            /// What each of the nodes' components asks of a cluster.
+            resources: Resources,
+        }
+    }
+}
+
+table! {
+    /// What a component asks of a cluster, as Kubernetes writes quantities; means nothing on this machine.
+    Resources "`resources`" {
+        needs {}
+        may {
+            /// Requested, for example "50m".
+            cpu: String,
+            /// Requested, for example "128Mi".
+            memory: String,
+            /// At most.
+            cpu_limit: String,
+            /// At most.
+            memory_limit: String,
+        }
+    }
+}
+
+table! {
+    /// What single backends need to know.
+    Backend "`backend`" {
+        needs {}
+        may {
+            /// How and where the Kubernetes backend runs the network.
+            kubernetes: Kubernetes,
+        }
+    }
+}
+
+table! {
+    /// How and where the Kubernetes backend runs the network; flags of the command line go before.
+    Kubernetes "`backend.kubernetes`" {
+        needs {}
+        may {
+            /// What kind of cluster it is; left out: as the context shows.
+            provider: Provider,
+            /// The context of the kubeconfig; left out: the current one, if it is local.
+            context: String,
+            /// The cluster's name, for kind and minikube.
+            cluster: String,
+            /// The node image of a kind cluster that trialnet makes.
+            node_image: String,
+            /// The storage class of the volumes; left out: the cluster's default.
+            storage_class: String,
+            /// The size of each volume, for example "1Gi", which it is if left out.
+            storage: String,
+            /// When images are pulled.
+            pull_policy: PullPolicy,
+            /// What trialnet's own image is called in a registry (`trialnet image` makes it); needed where nothing can be loaded: "existing".
+            own_image: String,
+            /// Secrets with registry credentials, "namespace/name" or a name in the namespace `default`; they are copied for the pods.
+            pull_secrets: Vec<At<String>>,
+            /// Hard limits of the namespace, for example { "requests.cpu" = "2" }.
+            quota: Named<String>,
+        }
+    }
+}
+
+table! {
+    /// From where the nodes are observed.
+    Observe "`observe`" {
+        needs {}
+        may {
+            /// "here" if left out: from trialnet's own process. "cluster": from a pod beside the nodes.
+            from: ObserveFrom,
         }
     }
 }
@@ -99,10 +217,14 @@ table! {
     Version "a version" {
         needs {}
         may {
-            /// A program on PATH or a path to one, for the local backend.
+            /// A program on PATH or a path to one. A backend that runs images makes one from it if the file gives none.
             binary: String,
             /// An image, for backends that run images.
             image: String,
+            /// The program's name or path in the image; left out: as in the chain's own image.
+            program: String,
+            /// The user that runs it in the image, by number; 1000 if left out.
+            user: u64,
             /// What a node of this version calls itself over RPC.
             reports: String,
         }
@@ -170,12 +292,16 @@ table! {
             r#continue: bool,
             /// Do not wait for the step's end; for `load`, `wait`, `restart` and `expect`.
             background: bool,
-            /// Ends nodes at once (SIGKILL) and holds them down.
+            /// Ends nodes at once (SIGKILL) and holds them down; or deletes their pods.
             kill: Kill,
             /// Halts nodes (SIGSTOP).
             pause: Lasting,
+            /// Drains the machines of the cluster on which nodes are; only on backends with machines.
+            drain: Drain,
+            /// Makes the machines of the cluster fail on which nodes are; only on kind clusters.
+            machine: Machine,
             /// Ends nodes gracefully and holds them down.
-            stop: Lasting,
+            stop: Stop,
             /// Starts nodes: late ones, stopped ones, killed ones.
             start: StartNodes,
             /// Stops nodes gracefully and starts them at once.
@@ -187,7 +313,11 @@ table! {
             /// Makes links slow.
             delay: Delay,
             /// Loses packets; only on backends that can do it honestly.
-            loss: Anything,
+            loss: Loss,
+            /// Bounds the rate of links; only on backends that can do it honestly.
+            bandwidth: Bandwidth,
+            /// Damages files of nodes that are held down.
+            corrupt: Corrupt,
             /// Ends faults, by their ids.
             heal: Vec<At<String>>,
             /// Lets time pass.
@@ -202,6 +332,91 @@ table! {
             join: Join,
             /// Asks the judge.
             expect: Expect,
+        }
+    }
+}
+
+table! {
+    /// A rehearsal: faults beside the steps, drawn from the seed (`every`, `duration`) or as `schedule` says. Times count from *ready*;
+    /// the run goes on until the last of them is over. What finds no room when its time comes is left out, and the records say why.
+    Chaos "`chaos`" {
+        needs {}
+        may {
+            /// For how long faults begin.
+            duration: Time,
+            /// The mean time from the beginning of one fault to that of the next, at least 50ms.
+            every: Time,
+            /// How long each lasts: the shortest and the longest; ["500ms", "3s"] if left out.
+            r#for: Vec<At<Time>>,
+            /// The kinds of faults, each with a weight, for example { kill = 2, pause = 1 }; left out: all alike.
+            kinds: Kinds,
+            /// Which nodes; left out: all that start with the network.
+            nodes: Selectors,
+            /// What may be struck at once: "f" (if left out), as much as the chain's engine tolerates, or a number of nodes such as
+            /// "1", and still never more than f unless `halts = true`.
+            budget: String,
+            /// The chain may halt; then `budget` is a number of nodes.
+            halts: bool,
+            /// How slow a `delay` makes links: the least and the most; ["20ms", "200ms"] if left out.
+            latency: Vec<At<Time>>,
+            /// For so long after the end of its fault a node still counts against the budget when the schedule is drawn: it has to catch
+            /// up; 3s if left out.
+            margin: Time,
+            /// The targets of each fault have to be with the others again so long after its end; the limit `settle` if left out.
+            recovery: Time,
+            /// The schedule itself, instead of drawing one.
+            schedule: Vec<At<Scheduled>>,
+        }
+    }
+}
+
+table! {
+    /// How often each kind of fault is drawn, in proportion.
+    Kinds "`kinds`" {
+        needs {}
+        may {
+            /// SIGKILL, and held down.
+            kill: u64,
+            /// SIGSTOP.
+            pause: u64,
+            /// SIGTERM, and held down.
+            stop: u64,
+            /// Stopped and started at once.
+            restart: u64,
+            /// Each of some nodes alone.
+            isolate: u64,
+            /// Some nodes from the rest.
+            partition: u64,
+            /// Slow links of some nodes.
+            delay: u64,
+        }
+    }
+}
+
+table! {
+    /// A fault of a schedule: exactly one, on nodes that are named, and one that ends by itself.
+    Scheduled "a fault of a schedule" {
+        needs {
+            /// When it begins, from *ready*.
+            at: Time,
+        }
+        may {
+            /// What it is called; `chaos-N` if left out.
+            id: String,
+            /// Ends nodes at once (SIGKILL) and holds them down for a time.
+            kill: Kill,
+            /// Halts nodes (SIGSTOP).
+            pause: Lasting,
+            /// Ends nodes gracefully and holds them down.
+            stop: Stop,
+            /// Stops nodes gracefully and starts them at once.
+            restart: Restart,
+            /// Cuts the links between sides.
+            partition: Partition,
+            /// Cuts all links of nodes.
+            isolate: Isolate,
+            /// Makes links slow.
+            delay: Delay,
         }
     }
 }
@@ -222,7 +437,7 @@ table! {
 }
 
 table! {
-    /// Ends nodes at once and holds them down.
+    /// Ends nodes at once and holds them down; or deletes their pods, which the platform makes anew.
     Kill "`kill`" {
         needs {}
         may {
@@ -230,8 +445,91 @@ table! {
             nodes: Selectors,
             /// How many of them, by the seed: "1", "half", "f", "f+1", "minority" or "leader".
             pick: String,
-            /// How long they are held down: a duration, "until-start" (if left out) or "platform".
+            /// How long they are held down: a duration, "until-start" (if left out) or "platform": whatever the platform does by
+            /// itself. A process of this machine stays dead; a container is started again at once by the kubelet.
             down: Down,
+            /// What ends: the "process" (if left out), or the pod.
+            how: How,
+            /// With `how = "delete"`: how long the processes have to end, in whole seconds.
+            grace: Time,
+            /// Only this component of each node, for example "app"; left out: all.
+            component: String,
+            /// Their data is lost with them. Needed where `persistence = "ephemeral"`; see `unsafe_double_sign`.
+            wipe: bool,
+            /// With `how = "evict"`: the disruption budget must refuse it, and nothing dies.
+            refused: bool,
+            /// A validator without its data has forgotten what it signed, and may sign for one height twice. `wipe` of a
+            /// validator is refused unless this says that it is meant.
+            unsafe_double_sign: bool,
+            /// Strike again so long after the effect was seen the first time, and again; with `times`. Needs a fault that ends by itself.
+            every: Time,
+            /// How many times in all, from 2 to 1000; with `every`.
+            times: u64,
+        }
+    }
+}
+
+table! {
+    /// The machines of the cluster on which nodes are take no more pods, and the nodes' pods are evicted from them, as the disruption
+    /// budget lets them go. Each of these nodes has a machine on which no other node of the network is. Its pod waits until the
+    /// machine takes pods again, unless another one is free and the node's volumes are not bound to the first.
+    Drain "`drain`" {
+        needs {}
+        may {
+            /// The nodes whose machines are drained; left out: those of all started nodes without a declared fault.
+            nodes: Selectors,
+            /// How many of them, by the seed: "1", "half", "f", "f+1" or "minority".
+            pick: String,
+            /// For how long; left out: until `heal`, or the end of the run.
+            r#for: Time,
+            /// The disruption budget must refuse to let any of them go for some seconds; then the machines take pods again.
+            refused: bool,
+            /// Their data is lost. Needed where `persistence = "ephemeral"`; see `unsafe_double_sign` of `kill`.
+            wipe: bool,
+            /// As in `kill`.
+            unsafe_double_sign: bool,
+        }
+    }
+}
+
+table! {
+    /// The machines of the cluster on which nodes are fail: of a kind cluster, their containers. Each of these nodes has a machine on which no
+    /// other node of the network is.
+    Machine "`machine`" {
+        needs {
+            /// "stop": it is off, and everything on it has ended; "pause": it halts, and nothing on it moves.
+            how: Fails,
+        }
+        may {
+            /// The nodes whose machines fail; left out: those of all started nodes without a declared fault.
+            nodes: Selectors,
+            /// How many of them, by the seed: "1", "half", "f", "f+1" or "minority".
+            pick: String,
+            /// For how long; left out: until `heal`, or the end of the run.
+            r#for: Time,
+        }
+    }
+}
+
+table! {
+    /// Ends nodes gracefully and holds them down.
+    Stop "`stop`" {
+        needs {}
+        may {
+            /// Which nodes; left out: all started nodes without a declared fault.
+            nodes: Selectors,
+            /// How many of them, by the seed: "1", "half", "f", "f+1", "minority" or "leader".
+            pick: String,
+            /// For how long; left out: until `heal`, or the end of the run.
+            r#for: Time,
+            /// Their data is lost. Needed where `persistence = "ephemeral"`; see `unsafe_double_sign` of `kill`.
+            wipe: bool,
+            /// As in `kill`.
+            unsafe_double_sign: bool,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
         }
     }
 }
@@ -247,6 +545,10 @@ table! {
             pick: String,
             /// For how long; left out: until `heal`, or the end of the run.
             r#for: Time,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
         }
     }
 }
@@ -271,6 +573,10 @@ table! {
             nodes: Selectors,
             /// How many of them, by the seed: "1", "half", "f", "f+1", "minority" or "leader".
             pick: String,
+            /// Their data is lost. Needed where `persistence = "ephemeral"`; see `unsafe_double_sign` of `kill`.
+            wipe: bool,
+            /// As in `kill`.
+            unsafe_double_sign: bool,
         }
     }
 }
@@ -291,6 +597,10 @@ table! {
             r#for: Time,
             /// "both" if left out.
             direction: Direction,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
         }
     }
 }
@@ -308,16 +618,20 @@ table! {
             plane: Plane,
             /// For how long; left out: until `heal`, or the end of the run.
             r#for: Time,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
         }
     }
 }
 
 table! {
-    /// Makes links slow: all links of some nodes, or those between two sets of nodes.
+    /// Makes links slow: all links of some nodes, those between two sets of nodes, or those between regions.
     Delay "`delay`" {
         needs {
-            /// Added each way, from 1ms to 60s.
-            latency: Time,
+            /// Added each way, from 1ms to 60s; with `regions` a table, for example { eu-us = "40ms", eu-ap = "120ms", us-ap = "90ms" }.
+            latency: Latency,
         }
         may {
             /// Which nodes; left out (and no `between`): all started nodes without a declared fault.
@@ -326,10 +640,80 @@ table! {
             pick: String,
             /// Two lists of nodes: only the links from the one to the other.
             between: Vec<At<Selectors>>,
+            /// Regions by name, each a list of nodes: links from one region to another are as slow as `latency` says of the two.
+            regions: Named<Selectors>,
             /// Uniform in ± around the latency, at most the latency.
             jitter: Time,
             /// For how long; left out: until `heal`, or the end of the run.
             r#for: Time,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
+        }
+    }
+}
+
+table! {
+    /// Loses packets: on all links of some nodes, or on those between two sets of nodes.
+    Loss "`loss`" {
+        needs {
+            /// How many of a hundred packets, each way and each packet by itself, from 1 to 90.
+            percent: f64,
+        }
+        may {
+            /// Which nodes; left out (and no `between`): all started nodes without a declared fault.
+            nodes: Selectors,
+            /// How many of them, by the seed: "1", "half", "f", "f+1" or "minority".
+            pick: String,
+            /// Two lists of nodes: only the links from the one to the other.
+            between: Vec<At<Selectors>>,
+            /// For how long; left out: until `heal`, or the end of the run.
+            r#for: Time,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
+        }
+    }
+}
+
+table! {
+    /// Bounds what passes over links: packets beyond the rate are lost. On all links of some nodes, or on those between two sets of nodes.
+    Bandwidth "`bandwidth`" {
+        needs {
+            /// What passes in a second from each node to each other, each way, from "100kbit" to "100mbit".
+            rate: Rate,
+        }
+        may {
+            /// Which nodes; left out (and no `between`): all started nodes without a declared fault.
+            nodes: Selectors,
+            /// How many of them, by the seed: "1", "half", "f", "f+1" or "minority".
+            pick: String,
+            /// Two lists of nodes: only the links from the one to the other.
+            between: Vec<At<Selectors>>,
+            /// For how long; left out: until `heal`, or the end of the run.
+            r#for: Time,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
+        }
+    }
+}
+
+table! {
+    /// Turns over bits in files of nodes that are held down. Nobody takes that back: a declared loss, after which heights may begin anew.
+    Corrupt "`corrupt`" {
+        needs {
+            /// Which nodes; all are held down by an earlier `kill` or `stop`.
+            nodes: Selectors,
+            /// Which files, below the node's first volume, which is its home; `*` stands for any part of a name: "data/cs.wal/*".
+            file: String,
+        }
+        may {
+            /// How many bytes of each file, by the seed, from 1 to 4096; 16 if left out.
+            bytes: u64,
         }
     }
 }
@@ -637,6 +1021,83 @@ words! {
     } later {}
 }
 
+/// What a `kill` ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    Process,
+    Pod,
+    PodByForce,
+    PodByEviction,
+}
+
+words! {
+    /// What a `kill` ends.
+    How "how" -> Ends {
+        /// The process, by SIGKILL.
+        "process" => Ends::Process,
+        /// The pod is deleted with a grace; the platform makes a new one.
+        "delete" => Ends::Pod,
+        /// The pod is deleted without waiting for its processes: for a moment a node may run twice.
+        "force-delete" => Ends::PodByForce,
+        /// The pod is evicted, as when a machine is drained; the disruption budget may refuse it.
+        "evict" => Ends::PodByEviction,
+    } later {}
+}
+
+words! {
+    /// How a machine fails.
+    Fails "how" -> model::Outage {
+        /// It is off: everything on it has ended.
+        "stop" => model::Outage::Stop,
+        /// It halts: nothing on it moves.
+        "pause" => model::Outage::Pause,
+    } later {}
+}
+
+words! {
+    /// Where the validators' keys are made.
+    Keys "keys" -> model::Keys {
+        /// By trialnet, from the seed.
+        "seed" => model::Keys::Seed,
+        /// By the chain's own program where the node runs, once; they outlive every kill and never leave the node.
+        "in-place" => model::Keys::InPlace,
+    } later {}
+}
+
+words! {
+    /// What kind of cluster it is.
+    Provider "provider" -> model::Provider {
+        /// Kubernetes in docker: images are loaded into its nodes.
+        "kind" => model::Provider::Kind,
+        /// minikube: images are loaded by its own program.
+        "minikube" => model::Provider::Minikube,
+        /// Any other cluster: images come from a registry.
+        "existing" => model::Provider::Existing,
+    } later {}
+}
+
+words! {
+    /// When images are pulled.
+    PullPolicy "pull_policy" -> model::PullPolicy {
+        /// Each time.
+        "always" => model::PullPolicy::Always,
+        /// Unless the node has it.
+        "if-not-present" => model::PullPolicy::IfNotPresent,
+        /// Not at all.
+        "never" => model::PullPolicy::Never,
+    } later {}
+}
+
+words! {
+    /// Where the observer runs.
+    ObserveFrom "from" -> model::ObserveFrom {
+        /// In trialnet's own process.
+        "here" => model::ObserveFrom::Here,
+        /// In a pod of the namespace: it asks the nodes without the API server in between, and still sees them when that is out.
+        "cluster" => model::ObserveFrom::Cluster,
+    } later {}
+}
+
 words! {
     /// Which traffic a cut concerns.
     Plane "plane" -> model::Plane {
@@ -662,7 +1123,7 @@ words! {
     Direction "direction" -> bool {
         /// Nothing passes either way.
         "both" => false,
-        /// Packets pass one way only; only on backends that can do it honestly.
+        /// Packets from the first of two sides to the second are lost, those back pass; only on backends that can do it honestly.
         "one-way" => true,
     } later {}
 }

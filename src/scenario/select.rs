@@ -11,6 +11,7 @@ use super::explain as code;
 use super::forecast;
 use super::raw::{At, Selectors};
 use super::validate::{Check, Here, Refer};
+use crate::model::effects::net_of;
 use crate::model::{Fault, FaultKind, Lasts, Ms, NodeName, Role, Targets};
 use crate::quorum::{self, Effect, Pick};
 
@@ -38,16 +39,28 @@ pub(super) struct Live {
     pub(super) touched: Nodes,
     /// [`Timeline::elapsed`] when its effect was verified.
     pub(super) since: Ms,
+    /// For so long after its first time the last of its repetitions may begin.
+    pub(super) repeated: Ms,
     /// Whether it has ended for certain.
     pub(super) ended: bool,
+    /// The platform brings its targets back within this time.
+    pub(super) comes_back: Option<Ms>,
 }
 
 impl Live {
+    /// Whether a `start` ends it for the nodes that it names.
+    pub(super) const fn ends_by_start(&self) -> bool {
+        matches!(self.fault.kind, FaultKind::Kill | FaultKind::Stop) && self.comes_back.is_none()
+    }
+
     fn may_be_on(&self, now: Ms) -> bool {
         !self.ended
             && match self.fault.lasts {
-                Lasts::For(time) => now.since(self.since) < time,
-                Lasts::UntilHealed | Lasts::Platform => true,
+                Lasts::For(time) => now.since(self.since) < time + self.repeated,
+                Lasts::Platform => self
+                    .comes_back
+                    .is_none_or(|limit| now.since(self.since) < limit + self.repeated),
+                Lasts::UntilHealed => true,
                 Lasts::Itself => false,
             }
     }
@@ -55,6 +68,7 @@ impl Live {
     /// Whether it holds its targets down until another step ends it.
     fn holds_down(&self) -> bool {
         !self.ended
+            && self.comes_back.is_none()
             && matches!(self.fault.lasts, Lasts::UntilHealed | Lasts::Platform)
             && matches!(self.fault.kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Pause)
             && matches!(self.fault.targets, Targets::Nodes(_))
@@ -298,7 +312,7 @@ impl Check<'_> {
                 return None;
             }
             _ => {
-                let net = forecast::net_of(&self.plan, self.adapter?.engine());
+                let net = net_of(&self.plan, self.adapter?.engine());
                 match quorum::pick(&net, &self.effects(), &order, pick) {
                     Ok(picked) => picked,
                     Err(why) => {
@@ -319,6 +333,14 @@ impl Check<'_> {
     }
 
     fn leader(&mut self, word: &At<String>, candidates: &Nodes) -> Option<Targets> {
+        let help = "pick by number, or name the nodes";
+        if self.not_for_found(
+            &word.at,
+            "nobody knows which found node has which key, so the leader cannot be told",
+            help,
+        ) {
+            return None;
+        }
         let nodes = &self.plan.network.nodes;
         let among: Nodes = candidates.iter().copied().filter(|&i| nodes[i].power > 0).collect();
         if among.is_empty() {

@@ -1,8 +1,14 @@
 //! From what is written to what is meant: every check of a scenario that needs more than one value.
 
+mod chaos;
+mod corrupt;
+pub(super) mod desk;
 mod expect;
 mod faults;
+mod kubernetes;
 mod network;
+mod regions;
+mod repeat;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -35,17 +41,21 @@ pub(super) fn validate(
     }
     check.header(raw);
     check.limits(raw.limits.as_ref());
+    check.kubernetes(raw);
     if let Some(network) = &raw.network {
         check.network(network, raw.versions.as_ref());
     }
+    check.observe(raw);
     check.invariants(raw.invariants.as_ref());
     check.outcome(raw.outcome.as_ref());
+    let begin = check.timeline.clone();
     if let Some(steps) = &raw.steps {
         check.steps(steps);
         if let Some(groups) = raw.network.as_ref().and_then(|network| network.groups.as_ref()) {
             check.never_started(groups, steps);
         }
     }
+    check.chaos(raw.chaos.as_ref(), begin);
     check.finish()
 }
 
@@ -110,6 +120,8 @@ pub(super) struct Here {
     pub(super) key: Range<usize>,
     pub(super) background: bool,
     pub(super) go_on: bool,
+    /// Why no fault can be repeated here.
+    pub(super) once: Option<&'static str>,
 }
 
 /// The longest duration that any key takes.
@@ -123,6 +135,7 @@ impl<'a> Check<'a> {
             about: None,
             seed: 0,
             backend: options.backend,
+            kubernetes: crate::model::Kubernetes::default(),
             network: Network {
                 chain: ChainKind::Devnode,
                 version: String::new(),
@@ -131,6 +144,9 @@ impl<'a> Check<'a> {
                 config: BTreeMap::new(),
                 nodes: Vec::new(),
                 links: Vec::new(),
+                app: None,
+                keys: crate::model::Keys::Seed,
+                attach: None,
             },
             versions: IndexMap::new(),
             limits: Limits {
@@ -145,7 +161,9 @@ impl<'a> Check<'a> {
             },
             steps: Vec::new(),
             outcome: None,
+            repeats: Vec::new(),
             sums: Vec::new(),
+            chaos: None,
         };
         Self {
             source,
@@ -205,7 +223,7 @@ impl<'a> Check<'a> {
             start,
             run,
             settle,
-            keys: _,
+            table: _,
         }) = raw.map(|limits| &limits.value)
         else {
             return;
@@ -235,7 +253,7 @@ impl<'a> Check<'a> {
             max_stall,
             max_lag,
             off,
-            keys: _,
+            table: _,
         }) = raw.map(|invariants| &invariants.value)
         else {
             return;
@@ -257,7 +275,7 @@ impl<'a> Check<'a> {
             verdict,
             code: finding,
             node,
-            keys: _,
+            table: _,
         }) = raw.map(|outcome| &outcome.value)
         else {
             return;

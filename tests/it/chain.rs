@@ -73,7 +73,10 @@ impl Net {
                 .links
                 .insert(link, via(SocketAddr::new(IpAddr::V4(ip(*to)), 26656)));
         }
-        let specs = adapter(plan.network.chain).render(&plan, &addresses).unwrap().nodes;
+        let specs = adapter(plan.network.chain)
+            .render(&plan, &addresses, &BTreeMap::new())
+            .unwrap()
+            .nodes;
         for spec in &specs {
             for file in &spec.components[0].files {
                 let path = folder.path().join(&spec.name).join(&file.path);
@@ -165,6 +168,7 @@ fn plan(chain: ChainKind, version: &str, validators: usize, full: usize, block_t
         version: version.into(),
         config: BTreeMap::new(),
         start: Start::Auto,
+        resources: trialnet::model::Resources::default(),
     };
     let validators = (0..validators).map(|index| ("validator", Role::Validator, index, 10));
     let full = (0..full).map(|index| ("full", Role::Full, index, 0));
@@ -175,11 +179,15 @@ fn plan(chain: ChainKind, version: &str, validators: usize, full: usize, block_t
         about: None,
         seed: 7,
         backend: BackendKind::Local,
+        kubernetes: trialnet::model::Kubernetes::default(),
         network: Network {
             chain,
             version: version.into(),
             block_time,
             persistence: Persistence::Volume,
+            app: None,
+            keys: trialnet::model::Keys::Seed,
+            attach: None,
             config: BTreeMap::new(),
             links: adapter.topology(&nodes),
             nodes,
@@ -197,20 +205,23 @@ fn plan(chain: ChainKind, version: &str, validators: usize, full: usize, block_t
         },
         steps: Vec::new(),
         outcome: None,
+        repeats: Vec::new(),
         sums: Vec::new(),
+        chaos: None,
     }
 }
 
 fn binary(program: &Program) -> &str {
     match program {
-        Program::Chain { binary, .. } => binary,
+        Program::Chain { binary, .. } => binary.as_deref().unwrap(),
+        Program::Found => unreachable!(),
         Program::Trialnet => env!("CARGO_BIN_EXE_trialnet"),
     }
 }
 
 /// Whether the program of a version is there.
 #[expect(clippy::print_stderr, reason = "a test that is passed over says so")]
-fn available(version: &str) -> bool {
+pub(crate) fn available(version: &str) -> bool {
     let name = format!("cometbft-{version}");
     let path = std::env::var_os("PATH").unwrap_or_default();
     if std::env::split_paths(&path).any(|folder| folder.join(&name).is_file()) {
@@ -247,7 +258,10 @@ fn the_program_reads_the_keys_that_were_made() {
         let key: serde_json::Value = serde_json::from_str(&key).unwrap();
         assert_eq!(
             key["value"],
-            validator_key(&net.plan, "validator-0").unwrap().public.as_str()
+            validator_key(&net.plan, &chain::ForeignKeys::new(), "validator-0")
+                .unwrap()
+                .public
+                .as_str()
         );
     }
 }
@@ -263,7 +277,7 @@ async fn one_validator_makes_blocks() {
         assert_eq!(status.chain, chain::chain_id(&net.plan));
         assert_eq!(status.moniker, "validator-0");
         let rpc = net.rpc(0);
-        let key = validator_key(&net.plan, "validator-0").unwrap();
+        let key = validator_key(&net.plan, &chain::ForeignKeys::new(), "validator-0").unwrap();
         assert_eq!(rpc.leader().await.unwrap().address, key.address);
         let set = rpc.validators(None).await.unwrap();
         assert_eq!(
@@ -281,7 +295,7 @@ async fn one_validator_makes_blocks() {
             },
             node: "validator-0".into(),
         };
-        let bytes = chain::tx_bytes(&net.plan, &change).unwrap();
+        let bytes = chain::tx_bytes(&net.plan, &chain::ForeignKeys::new(), &change).unwrap();
         let hash = rpc.send_tx(&bytes).await.unwrap();
         assert_eq!(hash, chain::tx_hash(&bytes));
         rpc.send_tx(&chain::load_tx(7, "load", 0, 200)).await.unwrap();
@@ -391,11 +405,18 @@ async fn devnodes_under_observation() {
     let names: Vec<String> = net.specs.iter().map(|spec| spec.name.clone()).collect();
     let target = |(node, address): (&String, &SocketAddr)| Target {
         node: node.clone(),
-        address: *address,
+        endpoint: (*address).into(),
         dialect: chain::Dialect::Comet,
         logs: Vec::new(),
     };
-    let key = |name: &String| (validator_key(&net.plan, name).unwrap().address, name.clone());
+    let key = |name: &String| {
+        (
+            validator_key(&net.plan, &chain::ForeignKeys::new(), name)
+                .unwrap()
+                .address,
+            name.clone(),
+        )
+    };
     let config = Config {
         targets: names.iter().zip(&net.addresses).map(target).collect(),
         interval: Ms(50),
@@ -419,7 +440,7 @@ async fn devnodes_under_observation() {
         },
         node: "validator-0".into(),
     };
-    let bytes = chain::tx_bytes(&net.plan, &change).unwrap();
+    let bytes = chain::tx_bytes(&net.plan, &chain::ForeignKeys::new(), &change).unwrap();
     net.rpc(0).send_tx(&bytes).await.unwrap();
     let mut hashes: BTreeMap<(NodeName, u64), String> = BTreeMap::new();
     let mut states: BTreeMap<u64, BTreeSet<NodeName>> = BTreeMap::new();
@@ -461,11 +482,12 @@ async fn devnodes_under_observation() {
     net.rpc(3).misbehave("no such thing").await.unwrap_err();
     net.rpc(1).behave().await.unwrap();
     let leader = net.rpc(0).leader().await.unwrap().address;
-    assert!(
-        names
-            .iter()
-            .any(|name| validator_key(&net.plan, name).unwrap().address == leader)
-    );
+    assert!(names.iter().any(|name| {
+        validator_key(&net.plan, &chain::ForeignKeys::new(), name)
+            .unwrap()
+            .address
+            == leader
+    }));
     cancel.cancel();
     observer.await.unwrap();
 }

@@ -1,5 +1,9 @@
 //! Engine, judge and teardown on the in-memory double: each ending of a run, and each way in which an injector can lie.
 
+mod beside;
+mod corrupt;
+mod repeat;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -19,6 +23,7 @@ fn node(index: usize, start: Start) -> Node {
         version: "0.1.0".to_owned(),
         config: BTreeMap::new(),
         start,
+        resources: trialnet::model::Resources::default(),
     }
 }
 
@@ -39,11 +44,15 @@ fn plan(actions: Vec<(&str, Action)>) -> Plan {
         about: None,
         seed: 7,
         backend: BackendKind::Memory,
+        kubernetes: trialnet::model::Kubernetes::default(),
         network: Network {
             chain: ChainKind::Devnode,
             version: "0.1.0".to_owned(),
             block_time: Ms(50),
             persistence: Persistence::Volume,
+            app: None,
+            keys: trialnet::model::Keys::Seed,
+            attach: None,
             config: BTreeMap::new(),
             nodes: (0..4).map(|index| node(index, Start::Auto)).collect(),
             links: (0..4)
@@ -63,7 +72,9 @@ fn plan(actions: Vec<(&str, Action)>) -> Plan {
         },
         steps: actions.into_iter().enumerate().map(step).collect(),
         outcome: None,
+        repeats: Vec::new(),
         sums: Vec::new(),
+        chaos: None,
     }
 }
 
@@ -86,6 +97,8 @@ fn fault(id: &str, kind: FaultKind, nodes: &[&str], lasts: Lasts) -> Action {
         kind,
         targets,
         lasts,
+        component: None,
+        wipe: false,
     })
 }
 
@@ -94,6 +107,7 @@ fn two_against_two(id: &str) -> Action {
     let kind = FaultKind::Partition {
         sides: vec![side([0, 1]), side([2, 3])],
         plane: Plane::P2p,
+        one_way: false,
     };
     fault(
         id,
@@ -259,6 +273,144 @@ async fn two_against_two_halts_and_recovers() {
     assert_eq!(ended.states("split"), WHOLE_LIFE);
 }
 
+fn one_way(id: &str) -> Action {
+    let Action::Fault(mut fault) = two_against_two(id) else {
+        unreachable!("a partition is a fault")
+    };
+    if let FaultKind::Partition { one_way, .. } = &mut fault.kind {
+        *one_way = true;
+    }
+    Action::Fault(fault)
+}
+
+fn loss(id: &str, percent: f64) -> Action {
+    let names = ["validator-0", "validator-1", "validator-2", "validator-3"];
+    let pair = |(a, b): (usize, usize)| (names[a].to_owned(), names[b].to_owned());
+    let links = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)].map(pair).to_vec();
+    fault(id, FaultKind::Loss { links, percent }, &names, Lasts::UntilHealed)
+}
+
+#[tokio::test]
+async fn packets_are_lost_one_way_and_each_way() {
+    let heal = |id: &str| Action::Heal {
+        faults: vec![id.to_owned()],
+    };
+    let steps = vec![
+        ("rain", loss("rain", 30.0)),
+        ("", progress(3)),
+        ("more", loss("more", 50.0)),
+        ("", heal("rain")),
+        ("deaf", one_way("deaf")),
+        ("", expect(What::Halt { of: "deaf".to_owned() }, Window::For(Ms(500)))),
+        ("", heal("deaf")),
+        ("", heal("more")),
+        (
+            "",
+            expect(What::Recovery { of: "deaf".to_owned() }, Window::Within(Ms::secs(10))),
+        ),
+    ];
+    let ended = run(plan(steps), Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    for id in ["rain", "more", "deaf"] {
+        assert_eq!(ended.states(id), WHOLE_LIFE, "{id}");
+    }
+    let said: Vec<&str> = (ended.records.iter())
+        .filter_map(|stamped| match &stamped.record {
+            Record::Fault { state, detail, .. } if *state == FaultState::Verified => Some(detail.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(said[0].contains("30.0 % lost in 12 directions"), "{said:?}");
+    assert!(said[1].contains("65.0 % lost in 12 directions"), "{said:?}");
+    // One way: all; back, and inside the sides, what the other fault loses.
+    assert!(said[2].contains("100.0 % lost in 4 directions"), "{said:?}");
+    assert!(said[2].contains("50.0 % lost in 8 directions"), "{said:?}");
+}
+
+fn narrow(id: &str, rate: u64, links: &[(usize, usize)]) -> Action {
+    let names = ["validator-0", "validator-1", "validator-2", "validator-3"];
+    let links = links
+        .iter()
+        .map(|&(a, b)| (names[a].to_owned(), names[b].to_owned()))
+        .collect();
+    fault(id, FaultKind::Bandwidth { links, rate }, &names, Lasts::UntilHealed)
+}
+
+#[tokio::test]
+async fn of_two_rates_the_lower_counts_and_other_links_keep_theirs() {
+    let heal = |id: &str| Action::Heal {
+        faults: vec![id.to_owned()],
+    };
+    let steps = vec![
+        ("wide", narrow("wide", 10_000_000, &[(0, 1), (0, 2)])),
+        ("slim", narrow("slim", 400_000, &[(0, 1)])),
+        ("", progress(3)),
+        ("", heal("slim")),
+        ("rain", loss("rain", 30.0)),
+        ("", heal("rain")),
+        ("", heal("wide")),
+        (
+            "",
+            expect(What::Recovery { of: "wide".to_owned() }, Window::Within(Ms::secs(10))),
+        ),
+    ];
+    let ended = run(plan(steps.clone()), Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    for id in ["wide", "slim", "rain"] {
+        assert_eq!(ended.states(id), WHOLE_LIFE, "{id}");
+    }
+    let said: Vec<&str> = (ended.records.iter())
+        .filter_map(|stamped| match &stamped.record {
+            Record::Fault { state, detail, .. } if *state == FaultState::Verified => Some(detail.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(said[0].contains("of 4 directions; 10mbit asked"), "{said:?}");
+    assert!(said[0].contains("0.0 % lost in 8 directions"), "{said:?}");
+    assert!(said[1].contains("of 2 directions; 400kbit asked"), "{said:?}");
+    // Where a rate is bound a loss is not looked for.
+    assert!(said[2].contains("30.0 % lost in 8 directions"), "{said:?}");
+    let ended = run(plan(steps), Tamper::CutNothing).await;
+    ended.verdict(Verdict::Infrastructure);
+    assert_eq!(ended.codes()[0].0, "infra/fault-no-effect");
+}
+
+#[tokio::test]
+async fn a_cut_ends_while_the_same_links_are_cut_one_way() {
+    let heal = |id: &str| Action::Heal {
+        faults: vec![id.to_owned()],
+    };
+    let steps = vec![
+        ("split", two_against_two("split")),
+        ("deaf", one_way("deaf")),
+        ("", heal("split")),
+        ("", expect(What::Halt { of: "deaf".to_owned() }, Window::For(Ms(500)))),
+        ("", heal("deaf")),
+        (
+            "",
+            expect(What::Recovery { of: "deaf".to_owned() }, Window::Within(Ms::secs(10))),
+        ),
+    ];
+    let ended = run(plan(steps), Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    for id in ["split", "deaf"] {
+        assert_eq!(ended.states(id), WHOLE_LIFE, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn packets_that_are_not_lost_are_infrastructure() {
+    for step in [loss("fault", 30.0), one_way("fault")] {
+        let ended = run(plan(vec![("fault", step)]), Tamper::CutNothing).await;
+        ended.verdict(Verdict::Infrastructure);
+        let codes = ended.codes();
+        assert!(
+            codes.iter().any(|(code, _)| *code == "infra/fault-no-effect"),
+            "{codes:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn healing_what_has_ended_is_a_recorded_no_op() {
     let steps = vec![
@@ -408,6 +560,56 @@ async fn a_join_that_takes_too_long_fails() {
     let ended = run(plan, Tamper::None).await;
     ended.verdict(Verdict::ExpectationFailed);
     assert_eq!(ended.codes()[0].0, "run/join");
+}
+
+/// Three regions: 20 ms between the first two, 60 ms to the third, and 0 and 1 are in the first.
+fn regions(id: &str, lasts: Lasts) -> Action {
+    let pair = |a: usize, b: usize| (format!("validator-{a}"), format!("validator-{b}"));
+    let kind = FaultKind::Delay {
+        links: vec![pair(0, 2), pair(0, 3), pair(1, 2), pair(1, 3), pair(2, 3)],
+        latency: Ms(60),
+        jitter: Ms(0),
+        each: vec![Ms(20), Ms(60), Ms(20), Ms(60), Ms(60)],
+    };
+    let all = ["validator-0", "validator-1", "validator-2", "validator-3"];
+    fault(id, kind, &all, lasts)
+}
+
+#[tokio::test]
+async fn regions_are_slow_by_pairs_and_are_taken_back() {
+    let steps = vec![
+        ("world", regions("world", Lasts::UntilHealed)),
+        ("", progress(2)),
+        (
+            "",
+            Action::Heal {
+                faults: vec!["world".to_owned()],
+            },
+        ),
+        ("", progress(2)),
+    ];
+    let ended = run(plan(steps), Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    assert_eq!(ended.states("world"), WHOLE_LIFE);
+    let said = ended.records.iter().find_map(|stamped| match &stamped.record {
+        Record::Fault { state, detail, .. } if *state == FaultState::Verified => Some(detail.as_str()),
+        _ => None,
+    });
+    assert!(
+        said.is_some_and(|said| said.contains("20ms to 120ms asked")),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn regions_that_are_not_slow_are_infrastructure() {
+    let ended = run(
+        plan(vec![("world", regions("world", Lasts::UntilHealed))]),
+        Tamper::CutNothing,
+    )
+    .await;
+    ended.verdict(Verdict::Infrastructure);
+    assert_eq!(ended.codes()[0].0, "infra/fault-no-effect");
 }
 
 #[tokio::test]
@@ -590,10 +792,301 @@ async fn steps_after_a_failed_one_are_not_reached_unless_it_says_continue() {
 }
 
 #[tokio::test]
+async fn a_load_of_which_nothing_is_accepted_ends_the_steps_unless_it_says_continue() {
+    let steps = |to: &str| {
+        let load = Action::Load(Load {
+            id: "load".to_owned(),
+            rate: 50.0,
+            lasts: Ms(300),
+            size: 16,
+            nodes: vec![to.to_owned()],
+        });
+        let kill = fault("victim", FaultKind::Kill, &["validator-1"], Lasts::UntilHealed);
+        vec![("victim", kill), ("load", load), ("", progress(1))]
+    };
+    let ended = run(plan(steps("validator-0")), Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+
+    let ended = run(plan(steps("validator-1")), Tamper::None).await;
+    ended.verdict(Verdict::ExpectationFailed);
+    assert_eq!(ended.codes(), [("expect/load", None)]);
+    assert_eq!(ended.finished.report.steps[2].state, StepEnd::NotReached);
+
+    let mut go_on = plan(steps("validator-1"));
+    go_on.steps[1].go_on = true;
+    let ended = run(go_on, Tamper::None).await;
+    ended.verdict(Verdict::ExpectationFailed);
+    assert_eq!(ended.finished.report.steps[2].state, StepEnd::Ok);
+
+    // In the background it ends the steps where it is joined.
+    let join = Action::Join {
+        id: "load".to_owned(),
+        within: Ms::secs(5),
+    };
+    let mut steps = steps("validator-1");
+    steps.insert(2, ("", join));
+    let mut joined = plan(steps);
+    joined.steps[1].background = true;
+    let ended = run(joined, Tamper::None).await;
+    ended.verdict(Verdict::ExpectationFailed);
+    assert_eq!(ended.finished.report.steps[3].state, StepEnd::NotReached);
+}
+
+#[tokio::test]
 async fn the_run_limit_ends_the_steps() {
     let mut plan = plan(vec![("", Action::Wait(Ms::secs(20)))]);
     plan.limits.run = Ms(300);
     let ended = run(plan, Tamper::None).await;
     ended.verdict(Verdict::ExpectationFailed);
     assert_eq!(ended.codes()[0].0, "run/limit");
+}
+
+/// A plan for pods: what dies is brought back by the platform.
+fn pods(actions: Vec<(&str, Action)>) -> Plan {
+    Plan {
+        backend: BackendKind::Kubernetes,
+        ..plan(actions)
+    }
+}
+
+fn recovery(of: &str) -> Action {
+    expect(What::Recovery { of: of.to_owned() }, Window::Within(Ms::secs(10)))
+}
+
+const DELETED: FaultKind = FaultKind::Remove(Removal::Delete { grace: Some(Ms(1000)) });
+
+#[tokio::test]
+async fn what_the_platform_brings_back_ends_by_itself() {
+    for (kind, evidence) in [
+        (FaultKind::Kill, "container 1 started again (restart 1)"),
+        (DELETED, "pod validator-1-2 instead of validator-1-1"),
+        (
+            FaultKind::Remove(Removal::Force),
+            "pod validator-1-2 instead of validator-1-1",
+        ),
+    ] {
+        let steps = vec![
+            ("victim", fault("victim", kind, &["validator-1"], Lasts::Platform)),
+            ("", recovery("victim")),
+            ("", progress(2)),
+        ];
+        let ended = run(pods(steps), Tamper::None).await;
+        ended.verdict(Verdict::Passed);
+        assert_eq!(ended.states("victim"), WHOLE_LIFE);
+        let seen = ended.records.iter().find_map(|stamped| match &stamped.record {
+            Record::Fault {
+                state: FaultState::Verified,
+                detail,
+                ..
+            } => Some(detail.as_str()),
+            _ => None,
+        });
+        assert!(seen.is_some_and(|seen| seen.contains(evidence)), "{seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn healing_what_the_platform_ends_waits_for_it() {
+    let heal = Action::Heal {
+        faults: vec!["victim".to_owned()],
+    };
+    let steps = vec![
+        ("victim", fault("victim", DELETED, &["validator-1"], Lasts::Platform)),
+        ("", heal),
+        ("", recovery("victim")),
+    ];
+    let ended = run(pods(steps), Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    assert_eq!(ended.states("victim"), WHOLE_LIFE);
+}
+
+#[tokio::test]
+async fn what_the_platform_does_not_bring_back_is_infrastructure() {
+    let steps = vec![
+        ("victim", fault("victim", DELETED, &["validator-1"], Lasts::Platform)),
+        ("", recovery("victim")),
+    ];
+    let mut plan = pods(steps);
+    plan.limits.start = Ms::secs(2);
+    let ended = run(plan, Tamper::StartNothing).await;
+    ended.verdict(Verdict::Infrastructure);
+    assert!(ended.codes().contains(&("infra/revert-failed", Some("validator-1"))));
+}
+
+#[tokio::test]
+async fn a_deletion_that_does_nothing_is_infrastructure() {
+    let steps = vec![(
+        "victim",
+        fault("victim", FaultKind::Kill, &["validator-1"], Lasts::Platform),
+    )];
+    let ended = run(pods(steps), Tamper::RemoveNothing).await;
+    ended.verdict(Verdict::Infrastructure);
+    assert_eq!(ended.codes(), [("infra/fault-no-effect", Some("validator-1"))]);
+}
+
+#[tokio::test]
+async fn an_eviction_is_refused_as_expected_or_not() {
+    let evict = || {
+        let nodes = vec!["validator-1".to_owned()];
+        vec![("", Action::Evict { nodes, drain: false }), ("", progress(2))]
+    };
+    let ended = run(pods(evict()), Tamper::RefuseEvictions).await;
+    ended.verdict(Verdict::Passed);
+    let ended = run(pods(evict()), Tamper::None).await;
+    ended.verdict(Verdict::ExpectationFailed);
+    assert_eq!(ended.codes(), [("expect/not-refused", None)]);
+    let steps = vec![(
+        "victim",
+        fault(
+            "victim",
+            FaultKind::Remove(Removal::Evict),
+            &["validator-1"],
+            Lasts::Platform,
+        ),
+    )];
+    let ended = run(pods(steps), Tamper::RefuseEvictions).await;
+    ended.verdict(Verdict::Infrastructure);
+    assert!(ended.codes().contains(&("infra/eviction-refused", Some("validator-1"))));
+}
+
+#[tokio::test]
+async fn a_machine_is_drained_and_given_back() {
+    let heal = || Action::Heal {
+        faults: vec!["away".to_owned()],
+    };
+    let drain = |lasts| fault("away", FaultKind::Drain, &["validator-1"], lasts);
+    let healed = vec![
+        ("away", drain(Lasts::UntilHealed)),
+        ("", progress(2)),
+        ("", heal()),
+        ("", recovery("away")),
+    ];
+    let timed = vec![("away", drain(Lasts::For(Ms::secs(1)))), ("", recovery("away"))];
+    // Nothing heals it but the end of the run.
+    let open = vec![("away", drain(Lasts::UntilHealed)), ("", progress(2))];
+    for steps in [healed, timed, open] {
+        let ended = run(pods(steps), Tamper::None).await;
+        ended.verdict(Verdict::Passed);
+        assert_eq!(ended.states("away"), WHOLE_LIFE);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_that_does_nothing_or_is_refused_is_infrastructure() {
+    let steps = || {
+        let drain = fault("away", FaultKind::Drain, &["validator-1"], Lasts::UntilHealed);
+        vec![("away", drain), ("", progress(2))]
+    };
+    let ended = run(pods(steps()), Tamper::RemoveNothing).await;
+    ended.verdict(Verdict::Infrastructure);
+    assert_eq!(ended.codes(), [("infra/fault-no-effect", Some("validator-1"))]);
+    let ended = run(pods(steps()), Tamper::RefuseEvictions).await;
+    ended.verdict(Verdict::Infrastructure);
+    assert!(ended.codes().contains(&("infra/eviction-refused", Some("validator-1"))));
+}
+
+#[tokio::test]
+async fn a_machine_fails_and_comes_back() {
+    let steps = |how| {
+        let lasts = Lasts::For(Ms::secs(1));
+        let off = fault("off", FaultKind::Machine(how), &["validator-1"], lasts);
+        vec![("off", off), ("", progress(2)), ("", recovery("off"))]
+    };
+    for how in [Outage::Stop, Outage::Pause] {
+        let ended = run(pods(steps(how)), Tamper::None).await;
+        ended.verdict(Verdict::Passed);
+        assert_eq!(ended.states("off"), WHOLE_LIFE);
+    }
+    let ended = run(pods(steps(Outage::Stop)), Tamper::RemoveNothing).await;
+    ended.verdict(Verdict::Infrastructure);
+    assert_eq!(ended.codes(), [("infra/fault-no-effect", Some("validator-1"))]);
+}
+
+#[tokio::test]
+async fn a_drain_is_refused_as_expected_or_not() {
+    let steps = || {
+        let nodes = vec!["validator-1".to_owned()];
+        vec![("", Action::Evict { nodes, drain: true }), ("", progress(2))]
+    };
+    run(pods(steps()), Tamper::RefuseEvictions)
+        .await
+        .verdict(Verdict::Passed);
+    let ended = run(pods(steps()), Tamper::None).await;
+    ended.verdict(Verdict::ExpectationFailed);
+    assert_eq!(ended.codes(), [("expect/not-refused", None)]);
+}
+
+#[tokio::test]
+async fn a_declared_loss_lets_heights_begin_anew() {
+    let lost = |kind, lasts| {
+        let Action::Fault(fault) = fault("victim", kind, &["validator-1"], lasts) else {
+            unreachable!()
+        };
+        Action::Fault(Fault { wipe: true, ..fault })
+    };
+    let wiped = |ended: &Ended| {
+        let wiped = |stamped: &&Stamped| {
+            let Record::Node { node, event } = &stamped.record else {
+                return false;
+            };
+            node == "validator-1" && *event == trialnet::record::NodeEvent::Wiped
+        };
+        ended.records.iter().filter(wiped).count()
+    };
+    for (kind, lasts) in [
+        (FaultKind::Kill, Lasts::For(Ms(700))),
+        (FaultKind::Stop, Lasts::For(Ms(700))),
+        (FaultKind::Restart, Lasts::Itself),
+    ] {
+        let steps = vec![("victim", lost(kind, lasts)), ("", recovery("victim"))];
+        let ended = run(plan(steps), Tamper::None).await;
+        ended.verdict(Verdict::Passed);
+        assert_eq!(wiped(&ended), 1);
+    }
+    let steps = vec![("victim", lost(DELETED, Lasts::Platform)), ("", recovery("victim"))];
+    let mut plan = pods(steps);
+    plan.network.persistence = Persistence::Ephemeral;
+    let ended = run(plan, Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    assert_eq!(wiped(&ended), 1);
+}
+
+#[tokio::test]
+async fn a_rehearsal_goes_on_beside_the_steps_and_leaves_out_what_has_no_room() {
+    let timed = |at: u64, id: &str, kind: FaultKind, node: &str, lasts: Lasts| {
+        let Action::Fault(fault) = fault(id, kind, &[node], lasts) else {
+            unreachable!("it is a fault")
+        };
+        Timed { at: Ms(at), fault }
+    };
+    let mut plan = plan(vec![("", progress(2))]);
+    // Far enough apart that each is over in time on a busy machine too.
+    let on = Lasts::For(Ms(1_500));
+    plan.chaos = Some(Chaos {
+        schedule: vec![
+            timed(100, "chaos-1", FaultKind::Kill, "validator-1", on),
+            timed(300, "chaos-2", FaultKind::Pause, "validator-2", on),
+            timed(6_000, "chaos-3", FaultKind::Pause, "validator-2", on),
+            timed(11_000, "chaos-4", FaultKind::Restart, "validator-3", Lasts::Itself),
+        ],
+        recovery: Ms::secs(5),
+        halts: false,
+        most: None,
+        margin: Ms(0),
+    });
+    let ended = run(plan, Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    for id in ["chaos-1", "chaos-3", "chaos-4"] {
+        assert_eq!(ended.states(id), WHOLE_LIFE, "{id}");
+    }
+    assert_eq!(ended.states("chaos-2"), [FaultState::Skipped]);
+    let left_out = &ended.finished.report.faults[1];
+    let why = left_out.skipped.as_deref().unwrap();
+    assert!(why.contains("20 of 40 is not more than two thirds"), "{why}");
+    // The step was over long before; the last fault was waited for.
+    assert!(
+        ended.finished.report.timings["run"] >= 11_000,
+        "{:?}",
+        ended.finished.report.timings
+    );
 }

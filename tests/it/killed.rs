@@ -191,7 +191,7 @@ fn trials() -> u64 {
         .unwrap_or(10)
 }
 
-fn signal(pid: u64, signal: nix::sys::signal::Signal) {
+pub(crate) fn signal(pid: u64, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 

@@ -15,8 +15,8 @@ use trialnet::agent::table;
 use trialnet::agent::tamper::Tamper;
 use trialnet::backend::local::{Life, Local, LocalOptions};
 use trialnet::backend::{
-    Addresses, Component, Deployer, Job, LinkId, LinkShape, NodeOps, NodeSpec, Place, Port, Program, RunState,
-    Teardown, Trouble, Wanted,
+    Addresses, Component, Damage, Deployer, File, Job, LinkId, LinkShape, NodeOps, NodeSpec, Place, Port, Program,
+    RunState, Teardown, Trouble, Wanted, Write,
 };
 use trialnet::model::Ms;
 use trialnet::record::{NodeEvent, Record};
@@ -95,6 +95,7 @@ fn component(args: Vec<String>) -> Component {
         ports: vec!["p2p".to_owned()],
         files: Vec::new(),
         user: None,
+        resources: trialnet::model::Resources::default(),
     }
 }
 
@@ -188,7 +189,11 @@ impl Net {
     }
 
     async fn passes(&self, index: usize) -> bool {
-        let seen = self.local.probe_links(&self.links[index..=index], PROBE).await.unwrap();
+        let seen = self
+            .local
+            .probe_links(&self.links[index..=index], PROBE.into())
+            .await
+            .unwrap();
         seen[0].first_byte.is_some()
     }
 
@@ -264,7 +269,7 @@ async fn nodes_are_killed_stopped_paused_and_started() {
     assert_eq!(net.run_state(0).await, RunState::Running);
     assert_eq!(ops.start("n-0").await.unwrap_err().code, "infra/node-runs");
 
-    ops.kill("n-0").await.unwrap();
+    ops.kill("n-0", None).await.unwrap();
     assert_eq!(net.run_state(0).await, RunState::Gone);
     assert_eq!(net.run_state(1).await, RunState::Running);
     let exited = net.record("the exit", |record| match record {
@@ -281,7 +286,7 @@ async fn nodes_are_killed_stopped_paused_and_started() {
         _ => None,
     });
     assert_eq!(exited.await, ("n-0".to_owned(), Some(9), true, 1));
-    ops.kill("n-0").await.unwrap();
+    ops.kill("n-0", None).await.unwrap();
     assert_eq!(ops.pause("n-0").await.unwrap_err().code, "infra/node-down");
 
     // The same address at once, and one generation more.
@@ -290,7 +295,7 @@ async fn nodes_are_killed_stopped_paused_and_started() {
         (net.run_state(0).await, net.generation(0).await),
         (RunState::Running, 2)
     );
-    let address = ops.endpoint("n-0", "node", "p2p").unwrap();
+    let address = ops.endpoint("n-0", "node", "p2p").unwrap().address;
     until("it answers again", async || {
         tokio::net::TcpStream::connect(address).await.is_ok()
     })
@@ -312,7 +317,131 @@ async fn nodes_are_killed_stopped_paused_and_started() {
         log.contains("generation 1 ===") && log.contains("generation 2 ===\nended politely\n"),
         "{log}"
     );
-    assert_eq!(ops.kill("nobody").await.unwrap_err().code, "infra/io");
+    assert_eq!(ops.kill("nobody", None).await.unwrap_err().code, "infra/io");
+    net.down().await;
+}
+
+/// The arguments of a test node that listens at a free port.
+fn listening() -> Vec<String> {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    vec![
+        "testnode".to_owned(),
+        "--listen".to_owned(),
+        format!("127.0.0.1:{port}"),
+    ]
+}
+
+/// One node of two components, with a volume and a file of each kind.
+async fn two_components(net: &Net) {
+    let file = |path: &str, write| File {
+        volume: "data".to_owned(),
+        path: path.into(),
+        content: b"fresh".to_vec(),
+        secret: false,
+        write,
+    };
+    let mut app = component(listening());
+    "app".clone_into(&mut app.name);
+    app.files = vec![
+        file("once", Write::Once),
+        file("always", Write::Always),
+        file("absent", Write::Absent),
+    ];
+    let mut core = component(listening());
+    "core".clone_into(&mut core.name);
+    let spec = NodeSpec {
+        name: "two".to_owned(),
+        place: Place::default(),
+        components: vec![app, core],
+        volumes: vec!["data".to_owned()],
+        started: true,
+    };
+    net.local.apply(&[spec]).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_component_is_killed_and_started_and_the_other_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = Net::up(dir.path(), Wish::default()).await;
+    two_components(&net).await;
+    let ops = net.local.ops();
+    let states = async || {
+        let components = net.local.state("two").await.unwrap().components;
+        let state = |component: trialnet::backend::ComponentState| (component.run, component.generation);
+        components.into_iter().map(state).collect::<Vec<_>>()
+    };
+    let socket = dir.path().join("run/homes/two/data/absent");
+    std::fs::write(&socket, "of the app that runs").unwrap();
+    ops.kill("two", Some("core")).await.unwrap();
+    assert_eq!(states().await, [(RunState::Running, 1), (RunState::Gone, 1)]);
+    ops.start("two").await.unwrap();
+    assert_eq!(states().await, [(RunState::Running, 1), (RunState::Running, 2)]);
+    assert!(socket.exists(), "the files of a component that runs are left alone");
+    ops.kill("two", Some("app")).await.unwrap();
+    ops.kill("two", Some("app")).await.unwrap();
+    assert_eq!(ops.wipe("two").await.unwrap_err().code, "infra/node-runs");
+    ops.start("two").await.unwrap();
+    assert_eq!(states().await, [(RunState::Running, 2), (RunState::Running, 2)]);
+    assert!(
+        !socket.exists(),
+        "what a killed component left is removed before its next start"
+    );
+    assert_eq!(ops.start("two").await.unwrap_err().code, "infra/node-runs");
+    assert_eq!(ops.kill("two", Some("none")).await.unwrap_err().code, "infra/io");
+    ops.kill("two", None).await.unwrap();
+    assert_eq!(states().await, [(RunState::Gone, 2), (RunState::Gone, 2)]);
+    net.down().await;
+}
+
+#[tokio::test]
+async fn a_wipe_empties_the_volumes_of_a_node_that_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = Net::up(dir.path(), Wish::default()).await;
+    two_components(&net).await;
+    let ops = net.local.ops();
+    let data = dir.path().join("run/homes/two/data");
+    std::fs::write(data.join("once"), "changed").unwrap();
+    std::fs::write(data.join("blocks"), "many").unwrap();
+    assert_eq!(ops.wipe("two").await.unwrap_err().code, "infra/node-runs");
+    ops.kill("two", None).await.unwrap();
+    ops.start("two").await.unwrap();
+    assert_eq!(std::fs::read_to_string(data.join("once")).unwrap(), "changed");
+    ops.kill("two", None).await.unwrap();
+    ops.wipe("two").await.unwrap();
+    assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+    ops.start("two").await.unwrap();
+    assert_eq!(std::fs::read_to_string(data.join("once")).unwrap(), "fresh");
+    assert!(!data.join("blocks").exists());
+    net.down().await;
+}
+
+#[tokio::test]
+async fn bytes_of_a_node_that_is_down_are_damaged_by_the_guard_and_seen_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let net = Net::up(dir.path(), Wish::default()).await;
+    two_components(&net).await;
+    let ops = net.local.ops();
+    let path = dir.path().join("run/homes/two/data/blocks");
+    std::fs::write(&path, "one two three").unwrap();
+    let seen = async || ops.digests("two", "bl*").await.unwrap();
+    let before = seen().await;
+    assert_eq!(
+        (before.len(), before[0].file.as_str(), before[0].size),
+        (1, "blocks", 13)
+    );
+    let damages = [Damage {
+        file: "blocks".to_owned(),
+        sha256: before[0].sha256.clone(),
+        offsets: vec![4],
+    }];
+    assert_eq!(ops.corrupt("two", &damages).await.unwrap_err().code, "infra/node-runs");
+    ops.kill("two", None).await.unwrap();
+    ops.corrupt("two", &damages).await.unwrap();
+    ops.corrupt("two", &damages).await.unwrap();
+    let mut damaged = b"one two three".to_vec();
+    damaged[4] = !damaged[4];
+    assert_eq!(std::fs::read(&path).unwrap(), damaged, "once, although asked twice");
+    assert_ne!(seen().await[0].sha256, before[0].sha256);
     net.down().await;
 }
 
@@ -330,7 +459,7 @@ async fn a_node_that_does_not_stop_is_killed_after_the_grace() {
     )
     .await;
     until("the escaped child", async || table::of_run(&net.run).len() == 2).await;
-    let address = net.local.endpoint("n-0", "node", "p2p").unwrap();
+    let address = net.local.endpoint("n-0", "node", "p2p").unwrap().address;
     until("it answers", async || {
         tokio::net::TcpStream::connect(address).await.is_ok()
     })
@@ -386,8 +515,9 @@ async fn a_missing_program_is_named_before_anything_starts() {
     .await;
     let mut missing = component(Vec::new());
     missing.program = Program::Chain {
-        binary: "no-such-chain".to_owned(),
+        binary: Some("no-such-chain".to_owned()),
         image: None,
+        program: String::new(),
         hint: "fetch it".to_owned(),
     };
     let spec = |name: &str, component| NodeSpec {
@@ -425,13 +555,17 @@ async fn jobs_run_to_their_end_or_their_limit() {
     let job = |script: &str, limit| Job {
         name: "make keys".to_owned(),
         program: Program::Chain {
-            binary: "sh".to_owned(),
+            binary: Some("sh".to_owned()),
             image: None,
+            program: String::new(),
             hint: String::new(),
         },
         args: vec!["-c".to_owned(), script.to_owned()],
         env: BTreeMap::from([("WORD".to_owned(), "key".to_owned())]),
+        user: None,
         limit,
+        node: None,
+        volumes: Vec::new(),
     };
     let output = net
         .local
@@ -439,6 +573,12 @@ async fn jobs_run_to_their_end_or_their_limit() {
         .await
         .unwrap();
     assert_eq!(output.stdout, b"key\n");
+    // A job of a node finds the node's volumes, before the node is made.
+    let mut own = job("pwd; ls", Ms::secs(30));
+    own.node = Some("later".to_owned());
+    own.volumes = vec!["home".to_owned()];
+    let output = String::from_utf8(net.local.run_job(&own).await.unwrap().stdout).unwrap();
+    assert!(output.ends_with("/homes/later\nhome\n"), "{output}");
     let failed = net
         .local
         .run_job(&job("echo reason >&2; exit 3", Ms::secs(30)))
@@ -470,7 +610,7 @@ async fn a_killed_guard_leaves_nothing() {
     let seen = net.trouble("infra/guard-died").await;
     assert!(seen.contains("nothing is left"), "{seen}");
     assert_gone(&net.run, dir.path()).await;
-    assert_eq!(net.local.kill("n-0").await.unwrap_err().code, "infra/guard-died");
+    assert_eq!(net.local.kill("n-0", None).await.unwrap_err().code, "infra/guard-died");
     assert_eq!(net.local.renew().await.unwrap_err().code, "infra/guard-died");
     assert_eq!(net.run_state(0).await, RunState::Gone);
     net.down().await;
@@ -606,7 +746,14 @@ async fn kills_at_random_moments_leave_nothing() {
         child.kill();
         until("no guard", async || guard_of(dir.path()).is_none()).await;
         if who == "both" {
-            println!("{:?}", registry::gc_in(&dir.path().join("state"), false));
+            // A process that ends has lost its arguments before it counts as gone, and until then nothing of it is collected.
+            let state = dir.path().join("state");
+            let runs = || registry::list_runs_in(&state);
+            until("the guard has ended", async || {
+                runs().iter().all(|entry| !entry.guard.alive())
+            })
+            .await;
+            println!("{:?}", registry::gc_in(&state, false));
         }
         assert_gone(&run_id(dir.path()), dir.path()).await;
         longest = longest.max(began.elapsed());
@@ -671,15 +818,15 @@ async fn a_cut_holds_open_and_new_connections_and_is_taken_back() {
     )
     .await;
     until("the nodes have heard each other", async || {
-        let seen = net.local.probe_links(&net.links, PROBE).await.unwrap();
+        let seen = net.local.probe_links(&net.links, PROBE.into()).await.unwrap();
         let heard = |open: &BTreeMap<u16, u64>| open.values().any(|&bytes| bytes > 0);
         seen.iter()
             .all(|link| link.first_byte.is_some() && link.open.as_ref().is_none_or(heard))
     })
     .await;
     net.cut(&[0]).await;
-    let before = net.local.probe_links(&net.links, PROBE).await.unwrap();
-    let after = net.local.probe_links(&net.links, PROBE).await.unwrap();
+    let before = net.local.probe_links(&net.links, PROBE.into()).await.unwrap();
+    let after = net.local.probe_links(&net.links, PROBE.into()).await.unwrap();
     assert_eq!((before[0].first_byte, after[0].first_byte), (None, None));
     assert!(after[1].first_byte.is_some());
     if let (Some(cut_then), Some(cut_now)) = (&before[0].open, &after[0].open) {
@@ -694,11 +841,11 @@ async fn a_cut_holds_open_and_new_connections_and_is_taken_back() {
     }
     net.local.shape(&[]).await.unwrap();
     net.wait_passes(0).await;
-    let healed = net.local.probe_links(&net.links, PROBE).await.unwrap();
+    let healed = net.local.probe_links(&net.links, PROBE.into()).await.unwrap();
     if let (Some(cut), Some(healed)) = (&after[0].open, &healed[0].open) {
         assert!(cut.keys().eq(healed.keys()), "the connection lived through the cut");
         until("its bytes move again", async || {
-            net.local.probe_links(&net.links, PROBE).await.unwrap()[0]
+            net.local.probe_links(&net.links, PROBE.into()).await.unwrap()[0]
                 .open
                 .as_ref()
                 .unwrap()
@@ -736,7 +883,7 @@ async fn a_delay_is_seen_by_the_probe() {
         jitter: Ms(10),
     };
     net.local.shape(&[slow]).await.unwrap();
-    let seen = net.local.probe_links(&net.links, Ms::secs(30)).await.unwrap();
+    let seen = net.local.probe_links(&net.links, Ms::secs(30).into()).await.unwrap();
     assert!(
         seen[0].first_byte.unwrap() >= Ms(140),
         "a round trip of 2 × (80 ± 10) took {:?}",
@@ -755,7 +902,7 @@ async fn runs_side_by_side_share_no_address() {
     };
     let (one, two) = tokio::join!(Net::up(one.path(), wish()), Net::up(two.path(), wish()));
     let all = |net: &Net| {
-        let own = (0..2).map(|index| net.local.endpoint(&name(index), "node", "p2p").unwrap());
+        let own = (0..2).map(|index| net.local.endpoint(&name(index), "node", "p2p").unwrap().address);
         own.chain(net.addresses.links.values().copied()).collect::<Vec<_>>()
     };
     assert!(all(&one).iter().all(|address| !all(&two).contains(address)));
@@ -777,9 +924,9 @@ async fn faults_revert_when_nobody_renews_the_lease() {
     };
     let mut net = Net::up(dir.path(), wish).await;
     net.wait_passes(0).await;
-    net.local.kill("n-1").await.unwrap();
+    net.local.kill("n-1", None).await.unwrap();
     net.local.start("n-1").await.unwrap();
-    net.local.kill("n-2").await.unwrap();
+    net.local.kill("n-2", None).await.unwrap();
     net.cut(&[0]).await;
     net.local.pause("n-0").await.unwrap();
     until("it is halted", async || net.run_state(0).await == RunState::Paused).await;
@@ -829,7 +976,7 @@ async fn an_injector_that_lies_is_found_out() {
     net.down().await;
 
     let mut net = up(Tamper::KillExtra).await;
-    net.local.kill("n-0").await.unwrap();
+    net.local.kill("n-0", None).await.unwrap();
     until("the other one is gone too", async || {
         net.run_state(1).await == RunState::Gone
     })
@@ -845,7 +992,7 @@ async fn an_injector_that_lies_is_found_out() {
     net.down().await;
 
     let net = up(Tamper::KillNothing).await;
-    net.local.kill("n-0").await.unwrap();
+    net.local.kill("n-0", None).await.unwrap();
     assert_eq!(net.run_state(0).await, RunState::Running);
     net.down().await;
 
@@ -879,7 +1026,7 @@ async fn teardown_is_safe_at_any_moment_and_keeps_homes_if_asked() {
         ..Wish::default()
     };
     let net = Net::up(dir.path(), wish).await;
-    let address = net.local.endpoint("n-1", "node", "p2p").unwrap();
+    let address = net.local.endpoint("n-1", "node", "p2p").unwrap().address;
     until("it answers", async || {
         tokio::net::TcpStream::connect(address).await.is_ok()
     })
@@ -936,7 +1083,7 @@ async fn a_hundred_nodes_with_a_thousand_links_come_and_go() {
     let net = Net::up(dir.path(), wish).await;
     println!("100 nodes and 1000 links up: {:?}", began.elapsed());
     until("every link passes", async || {
-        let seen = net.local.probe_links(&net.links, Ms::secs(5)).await.unwrap();
+        let seen = net.local.probe_links(&net.links, Ms::secs(5).into()).await.unwrap();
         seen.iter().all(|link| link.first_byte.is_some())
     })
     .await;
@@ -945,7 +1092,7 @@ async fn a_hundred_nodes_with_a_thousand_links_come_and_go() {
     let began = Instant::now();
     net.cut(&all).await;
     println!("1000 links cut: {:?}", began.elapsed());
-    let seen = net.local.probe_links(&net.links[..50], PROBE).await.unwrap();
+    let seen = net.local.probe_links(&net.links[..50], PROBE.into()).await.unwrap();
     assert!(seen.iter().all(|link| link.first_byte.is_none()));
     let began = Instant::now();
     net.down().await;

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use trialnet::backend::Capabilities;
+use trialnet::backend::{Capabilities, kubernetes};
 use trialnet::chain;
-use trialnet::model::{Action, BackendKind, FaultKind, Plan, Targets};
+use trialnet::model::{Action, BackendKind, FaultKind, Keys, Kubernetes, Plan, Repeat, Resources, Targets, Timed};
 use trialnet::scenario::{self, Diagnostics, Look, Options};
 
 /// What the local backend lacks, with short reasons.
@@ -20,6 +20,11 @@ fn capabilities() -> Capabilities {
                 "a proxy sees a stream and no packets; use `delay`, or a backend with packets",
             ),
             (
+                "bandwidth",
+                "a proxy sees a stream and no packets; use `delay`, or a backend with packets",
+            ),
+            ("machines", "this is one machine; use `stop`"),
+            (
                 "one-way",
                 "a TCP link that is cut one way is dead both ways; use a `partition` both ways",
             ),
@@ -27,6 +32,9 @@ fn capabilities() -> Capabilities {
                 "plane-all",
                 "RPC is observed directly, past the links; use `plane = \"p2p\"`",
             ),
+            ("pods", "there are no pods here; use `how = \"process\"`"),
+            ("attach", "there are no pods here; leave `attach` out"),
+            ("observe-cluster", "there is no cluster here; use `from = \"here\"`"),
         ]),
     }
 }
@@ -37,6 +45,23 @@ fn load(name: &str, text: &str, seed: Option<u64>) -> Result<Plan, Diagnostics> 
         seed,
         backend: BackendKind::Local,
         capabilities: &capabilities,
+        adapter: chain::adapter,
+    };
+    // Files that are for pods say so by their name.
+    if Path::new(name)
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("kubernetes-"))
+    {
+        return load_for_pods(name, text, seed);
+    }
+    scenario::load_text(name, text, &options)
+}
+
+fn load_for_pods(name: &str, text: &str, seed: Option<u64>) -> Result<Plan, Diagnostics> {
+    let options = Options {
+        seed,
+        backend: BackendKind::Kubernetes,
+        capabilities: kubernetes::capabilities(),
         adapter: chain::adapter,
     };
     scenario::load_text(name, text, &options)
@@ -204,7 +229,9 @@ fn good_files_mean_what_they_say() {
 fn shipped_files_and_templates_are_good() {
     for path in files("scenarios") {
         let text = fs::read_to_string(&path).unwrap();
-        load(&path.display().to_string(), &text, None).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let name = path.display().to_string();
+        load(&name, &text, None).unwrap_or_else(|wrong| panic!("{wrong}"));
+        load_for_pods(&name, &text, None).unwrap_or_else(|wrong| panic!("for pods: {wrong}"));
     }
     for chain in ["devnode", "cometbft"] {
         load(chain, scenario::template(chain), None).unwrap_or_else(|wrong| panic!("{wrong}"));
@@ -330,11 +357,16 @@ fn summary(plan: &Plan) -> String {
         write!(text, "  {name}: {:?}, power {power}, {version}, {start}", node.role).expect("a string takes all");
         writeln!(
             text,
-            "{}",
+            "{}{}",
             if node.config.is_empty() {
                 String::new()
             } else {
                 format!(", {:?}", node.config)
+            },
+            if node.resources == Resources::default() {
+                String::new()
+            } else {
+                format!(", {:?}", node.resources)
             }
         )
         .expect("a string takes all");
@@ -343,6 +375,15 @@ fn summary(plan: &Plan) -> String {
         writeln!(text, "version {name}: {version:?}").expect("a string takes all");
     }
     writeln!(text, "config {:?}", network.config).expect("a string takes all");
+    let more = [
+        network.app.as_ref().map(|app| format!("{app:?}")),
+        (network.keys != Keys::Seed).then(|| format!("keys {:?}", network.keys)),
+        network.attach.as_ref().map(|attach| format!("{attach:?}")),
+        (plan.kubernetes != Kubernetes::default()).then(|| format!("{:?}", plan.kubernetes)),
+    ];
+    for more in more.into_iter().flatten() {
+        writeln!(text, "{more}").expect("a string takes all");
+    }
     writeln!(text, "{:?}", plan.limits).expect("a string takes all");
     writeln!(text, "{:?}", plan.invariants).expect("a string takes all");
     writeln!(text, "outcome {:?}", plan.outcome).expect("a string takes all");
@@ -365,6 +406,18 @@ fn summary(plan: &Plan) -> String {
             .filter(|(on, _)| *on)
             .for_each(|(_, word)| text.push_str(word));
         text.push('\n');
+        for Repeat { after, fault, .. } in plan.repeats.iter().filter(|repeat| repeat.step == step.index) {
+            let again = action(&Action::Fault(fault.clone()));
+            writeln!(text, "  after {after} [{}] {again}", fault.id).expect("a string takes all");
+        }
+    }
+    if let Some(chaos) = &plan.chaos {
+        let (recovery, halts, most) = (chaos.recovery, chaos.halts, chaos.most);
+        writeln!(text, "rehearsal: recovery {recovery}, halts {halts}, at most {most:?}").expect("a string takes all");
+        for Timed { at, fault } in &chaos.schedule {
+            let id = &fault.id;
+            writeln!(text, "  {at} [{id}] {}", action(&Action::Fault(fault.clone()))).expect("a string takes all");
+        }
     }
     for sum in &plan.sums {
         writeln!(text, "sum {}: {}", sum.step + 1, sum.forecast).expect("a string takes all");
@@ -384,5 +437,12 @@ fn action(action: &Action) -> String {
         FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart => String::new(),
         other => format!(" {other:?}"),
     };
-    format!("{} {targets}, {:?}{more}", fault.kind.word(), fault.lasts)
+    let component = fault.component.as_ref().map(|name| format!("{name} of "));
+    let component = component.unwrap_or_default();
+    let wipe = if fault.wipe { ", wiped" } else { "" };
+    format!(
+        "{} {component}{targets}, {:?}{more}{wipe}",
+        fault.kind.word(),
+        fault.lasts
+    )
 }

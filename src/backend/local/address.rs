@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::client::{Client, nonsense};
 use super::{PROMPT, blocking};
 use crate::agent::protocol::{Ask, Reply};
 use crate::agent::{node_trouble, trouble};
-use crate::backend::{Addresses, LinkId, NodeAddresses, Trouble, Wanted};
+use crate::backend::{Addresses, LinkId, NodeAddresses, SOCKETS, Trouble, Wanted};
 
 /// How many nodes a slot has addresses for.
 const NODES: usize = 254;
@@ -251,10 +251,18 @@ fn on_free_ports(homes: &Path, wanted: &[Wanted], links: &[LinkId]) -> io::Resul
     })
 }
 
-fn volumes(homes: &Path, node: &Wanted) -> BTreeMap<String, std::path::PathBuf> {
+fn volumes(homes: &Path, node: &Wanted) -> BTreeMap<String, PathBuf> {
     node.volumes
         .iter()
-        .map(|volume| (volume.clone(), homes.join(&node.node).join(volume)))
+        .map(|volume| {
+            let path = if volume == SOCKETS {
+                // Relative to where processes start: the path of a run folder may be too long for a socket.
+                PathBuf::from(volume)
+            } else {
+                homes.join(&node.node).join(volume)
+            };
+            (volume.clone(), path)
+        })
         .collect()
 }
 

@@ -9,24 +9,30 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
+use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Shared;
+use crate::agent::client::{self, Questions};
 use crate::agent::protocol::{Ask, Call, PROTOCOL, Reply, Said};
-use crate::agent::{table, trouble};
+use crate::agent::table::Proc;
+use crate::agent::trouble;
 use crate::backend::Trouble;
 use crate::model::Ms;
-use crate::record::Record;
+use crate::record::{Record, json_line};
+
+/// How often it is looked whether a guard is gone that is not our child.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 type Answer = Result<Reply, Trouble>;
 type Question = (Ask, oneshot::Sender<Answer>);
 
 /// The guard. Dropping it ends the conversation, upon which the guard tears down.
 pub(super) struct Client {
-    questions: mpsc::UnboundedSender<Question>,
+    questions: Questions<Ask, Reply>,
     pid: u32,
     /// Whether the guard's end is wanted.
     ending: std::sync::Arc<AtomicBool>,
@@ -47,9 +53,43 @@ impl Client {
         let (Some(stdin), Some(stdout), Some(pid)) = (child.stdin.take(), child.stdout.take(), child.id()) else {
             return Err(io::Error::other("the guard came without pipes"));
         };
+        let ended = async move {
+            match child.wait().await {
+                Ok(status) => format!("it is gone ({status})"),
+                Err(error) => format!("it is gone ({error})"),
+            }
+        };
+        Ok(Self::talking((stdin, stdout), (pid, false), ended, shared))
+    }
+
+    /// Comes to a guard that stays, as one of its guests: when it hangs up, that is no trouble of ours.
+    pub(super) async fn visit(socket: &Path, guard: Proc, shared: Weak<Shared>) -> io::Result<Self> {
+        let (stdout, stdin) = UnixStream::connect(socket).await?.into_split();
+        let pid = guard.pid;
+        let ended = async move {
+            // It hung up because it is about to end; its process is waited for by the system.
+            while guard.alive() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            "it is gone".to_owned()
+        };
+        Ok(Self::talking((stdin, stdout), (pid, true), ended, shared))
+    }
+
+    /// Talks over these with the guard that is a process of this id and whose end is wanted or not. `ended` waits for that process and says how it
+    /// went.
+    fn talking(
+        (stdin, stdout): (
+            impl AsyncWrite + Unpin + Send + 'static,
+            impl AsyncRead + Unpin + Send + 'static,
+        ),
+        (pid, ending): (u32, bool),
+        ended: impl Future<Output = String> + Send + 'static,
+        shared: Weak<Shared>,
+    ) -> Self {
         let (questions, asked) = mpsc::unbounded_channel();
         let (tell_gone, gone) = watch::channel(false);
-        let ending = std::sync::Arc::new(AtomicBool::new(false));
+        let ending = std::sync::Arc::new(AtomicBool::new(ending));
         let talk = Talk {
             shared,
             waiting: HashMap::new(),
@@ -57,50 +97,34 @@ impl Client {
             ending: ending.clone(),
         };
         tokio::spawn(async move {
-            talk.on(child, stdin, stdout, asked).await;
+            talk.on(stdin, stdout, asked, ended).await;
             tell_gone.send_replace(true);
         });
-        Ok(Self {
+        Self {
             questions,
             pid,
             ending,
             gone,
-        })
+        }
     }
 
     /// Asks, and waits for the answer at most `limit`.
     pub(super) async fn ask(&self, ask: Ask, limit: Duration) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        if self.questions.send((ask, answer)).is_err() {
-            return Err(dead());
-        }
-        match tokio::time::timeout(limit, answered).await {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(dead())),
-            Err(_) => Err(trouble(
-                "infra/guard-silent",
-                format!("an answer of the guard within {}", Ms::from(limit)),
-                format!(
-                    "none came; its process {} is {:?}",
-                    self.pid,
-                    table::look(self.pid).map(|seen| seen.run)
-                ),
-            )),
-        }
+        client::ask(
+            &self.questions,
+            ask,
+            self.pid,
+            limit,
+            "it is gone, and the nodes with it",
+        )
+        .await
     }
 
     /// Has everything put back. A guard that does not answer in time is ended. Returns what it says is left.
     pub(super) async fn teardown(&self, grace: Ms, keep_homes: bool, limit: Duration) -> Result<Vec<String>, Trouble> {
         self.ending.store(true, Ordering::Relaxed);
         let answer = self.ask(Ask::Teardown { grace, keep_homes }, limit).await;
-        let mut gone = self.gone.clone();
-        let left = |flag: &bool| *flag;
-        if answer.is_err() || tokio::time::timeout(limit, gone.wait_for(left)).await.is_err() {
-            // Its process id is ours to use until the task has waited for it.
-            if !*gone.borrow() {
-                table::signal(self.pid, Signal::SIGKILL);
-            }
-            drop(gone.wait_for(left).await);
-        }
+        client::see_end(self.pid, &self.gone, answer.is_ok().then_some(limit)).await;
         match answer? {
             Reply::Left(left) => Ok(left),
             other => Err(nonsense(&other)),
@@ -117,14 +141,6 @@ pub(super) fn nonsense(reply: &Reply) -> Trouble {
     )
 }
 
-fn dead() -> Trouble {
-    trouble(
-        "infra/guard-died",
-        "a guard that lives as long as the run",
-        "it is gone, and the nodes with it",
-    )
-}
-
 struct Talk {
     shared: Weak<Shared>,
     waiting: HashMap<u64, oneshot::Sender<Answer>>,
@@ -136,10 +152,10 @@ impl Talk {
     /// Talks until the guard is gone.
     async fn on(
         mut self,
-        mut child: Child,
-        stdin: ChildStdin,
-        stdout: ChildStdout,
+        stdin: impl AsyncWrite + Unpin,
+        stdout: impl AsyncRead + Unpin,
         mut asked: mpsc::UnboundedReceiver<Question>,
+        ended: impl Future<Output = String>,
     ) {
         let mut stdin = Some(stdin);
         let mut lines = BufReader::new(stdout).lines();
@@ -167,10 +183,7 @@ impl Talk {
         }
         drop(stdin);
         // It closed its output: it is gone, or will be in a moment.
-        let seen = match child.wait().await {
-            Ok(status) => format!("it is gone ({status})"),
-            Err(error) => format!("it is gone ({error})"),
-        };
+        let seen = ended.await;
         if !self.ending.load(Ordering::Relaxed)
             && let Some(shared) = self.shared.upgrade()
         {
@@ -203,9 +216,7 @@ impl Talk {
     }
 }
 
-async fn say(pipe: &mut ChildStdin, call: &Call) -> io::Result<()> {
-    let mut line = serde_json::to_vec(call)?;
-    line.push(b'\n');
-    pipe.write_all(&line).await?;
+async fn say(pipe: &mut (impl AsyncWrite + Unpin), call: &Call) -> io::Result<()> {
+    pipe.write_all(&json_line(call)?).await?;
     pipe.flush().await
 }

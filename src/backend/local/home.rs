@@ -22,6 +22,9 @@ pub fn find_program(binary: &str) -> Option<PathBuf> {
         .find(|path| executable(path))
 }
 
+/// What stands in messages for a program that nothing names.
+const NO_PROGRAM: &str = "(only an image is known)";
+
 /// The programs of the chain, by the word of the specs.
 pub(super) struct Programs(BTreeMap<String, PathBuf>);
 
@@ -29,7 +32,11 @@ impl Programs {
     pub(super) fn path(&self, program: &Program, exe: &Path) -> PathBuf {
         match program {
             Program::Trialnet => exe.to_path_buf(),
-            Program::Chain { binary, .. } => self.0.get(binary).cloned().unwrap_or_else(|| PathBuf::from(binary)),
+            Program::Found => PathBuf::new(),
+            Program::Chain { binary, .. } => {
+                let binary = binary.as_deref().unwrap_or_default();
+                self.0.get(binary).cloned().unwrap_or_else(|| PathBuf::from(binary))
+            }
         }
     }
 }
@@ -49,12 +56,13 @@ pub(super) fn programs(specs: &[NodeSpec], exe: &Path) -> Result<Programs, Troub
         let Program::Chain { binary, hint, .. } = program else {
             continue;
         };
+        let binary = binary.as_deref().unwrap_or(NO_PROGRAM);
         if found.contains_key(binary) || missing.contains_key(binary) {
             continue;
         }
         match find_program(binary) {
-            Some(path) => drop(found.insert(binary.clone(), path)),
-            None => drop(missing.insert(binary.clone(), hint.clone())),
+            Some(path) => drop(found.insert(binary.to_owned(), path)),
+            None => drop(missing.insert(binary.to_owned(), hint.clone())),
         }
     }
     if !executable(exe) {
@@ -71,8 +79,13 @@ pub(super) fn programs(specs: &[NodeSpec], exe: &Path) -> Result<Programs, Troub
 pub(super) fn program(program: &Program, exe: &Path) -> Result<PathBuf, Trouble> {
     match program {
         Program::Trialnet => Ok(exe.to_path_buf()),
+        Program::Found => {
+            let hint = "only the kubernetes backend finds nodes".to_owned();
+            Err(are_missing(&BTreeMap::from([(NO_PROGRAM.to_owned(), hint)])))
+        }
         Program::Chain { binary, hint, .. } => {
-            find_program(binary).ok_or_else(|| are_missing(&BTreeMap::from([(binary.clone(), hint.clone())])))
+            let binary = binary.as_deref().unwrap_or(NO_PROGRAM);
+            find_program(binary).ok_or_else(|| are_missing(&BTreeMap::from([(binary.to_owned(), hint.clone())])))
         }
     }
 }
@@ -126,21 +139,58 @@ pub(super) fn write(home: &Path, spec: &NodeSpec) -> Result<(), Trouble> {
             error.to_string(),
         )
     };
-    for volume in &spec.volumes {
-        let path = home.join(volume);
-        check(Path::new(volume))
-            .and_then(|()| std::fs::create_dir_all(&path))
-            .map_err(|error| failed(&path, error))?;
-    }
+    volumes(home, &spec.name, &spec.volumes)?;
     std::fs::create_dir_all(home).map_err(|error| failed(home, error))?;
     for file in spec.components.iter().flat_map(|component| &component.files) {
         let path = home.join(&file.volume).join(&file.path);
-        if file.write == Write::Once && path.exists() {
-            continue;
+        match file.write {
+            Write::Once if path.exists() => continue,
+            Write::Once | Write::Always => {}
+            Write::Absent => {
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&path, error)),
+                    _ => continue,
+                };
+            }
         }
         check(&Path::new(&file.volume).join(&file.path))
             .and_then(|()| write_file(&path, file))
             .map_err(|error| failed(&path, error))?;
+    }
+    Ok(())
+}
+
+/// Makes the volumes of a node where they are missing.
+pub(super) fn volumes(home: &Path, node: &str, volumes: &[String]) -> Result<(), Trouble> {
+    for volume in volumes {
+        let path = home.join(volume);
+        check(Path::new(volume))
+            .and_then(|()| std::fs::create_dir_all(&path))
+            .map_err(|error| {
+                node_trouble(
+                    "infra/home",
+                    node,
+                    format!("{} made", path.display()),
+                    error.to_string(),
+                )
+            })?;
+    }
+    Ok(())
+}
+
+/// Removes what is in the volumes of a node, and leaves them empty.
+pub(super) fn empty(home: &Path, spec: &NodeSpec) -> Result<(), Trouble> {
+    for volume in &spec.volumes {
+        let path = home.join(volume);
+        check(Path::new(volume))
+            .and_then(|()| match std::fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => std::fs::create_dir_all(&path),
+            })
+            .map_err(|error| {
+                let expected = format!("{} emptied", path.display());
+                node_trouble("infra/home", &spec.name, expected, error.to_string())
+            })?;
     }
     Ok(())
 }
@@ -212,6 +262,7 @@ mod tests {
                 ports: Vec::new(),
                 files,
                 user: None,
+                resources: crate::model::Resources::default(),
             }],
             volumes: vec!["data".to_owned()],
             started: true,
@@ -220,7 +271,8 @@ mod tests {
 
     fn chain(binary: &str) -> Program {
         Program::Chain {
-            binary: binary.to_owned(),
+            binary: Some(binary.to_owned()),
+            program: String::new(),
             image: None,
             hint: "make it".to_owned(),
         }

@@ -33,7 +33,7 @@ fn versions() {
 #[test]
 fn files_of_a_node() {
     let plan = plan(ChainKind::Cometbft, 4, 1);
-    let rendered = Cometbft.render(&plan, &addresses(&plan)).unwrap();
+    let rendered = Cometbft.render(&plan, &addresses(&plan), &BTreeMap::new()).unwrap();
     let spec = &rendered.nodes[1];
     assert_eq!(spec.name, "validator-1");
     let component = &spec.components[0];
@@ -41,7 +41,7 @@ fn files_of_a_node() {
     let Program::Chain { binary, hint, .. } = &component.program else {
         panic!("{:?}", component.program)
     };
-    assert_eq!(binary, "cometbft-0.38.17");
+    assert_eq!(binary.as_deref(), Some("cometbft-0.38.17"));
     assert!(
         hint.contains("go install github.com/cometbft/cometbft/cmd/cometbft@v0.38.17"),
         "{hint}"
@@ -71,14 +71,14 @@ fn the_scenario_overrules_and_the_node_overrules_the_scenario() {
         ("mempool.size".to_owned(), json!(7)),
     ]);
     plan.network.nodes[1].config = BTreeMap::from([("mempool.size".to_owned(), json!(8))]);
-    let rendered = Cometbft.render(&plan, &addresses(&plan)).unwrap();
+    let rendered = Cometbft.render(&plan, &addresses(&plan), &BTreeMap::new()).unwrap();
     let (one, other) = (config(&rendered.nodes[0]), config(&rendered.nodes[1]));
     assert_eq!(one["consensus"]["timeout_propose"].as_str(), Some("700ms"));
     assert_eq!(one["consensus"]["timeout_precommit"].as_str(), Some("500ms"));
     assert_eq!(one["mempool"]["size"].as_integer(), Some(7));
     assert_eq!(other["mempool"]["size"].as_integer(), Some(8));
     plan.network.config.insert("p2p.pex".into(), json!(true));
-    let error = Cometbft.render(&plan, &addresses(&plan)).unwrap_err();
+    let error = Cometbft.render(&plan, &addresses(&plan), &BTreeMap::new()).unwrap_err();
     assert!(error.why.contains("p2p.pex"), "{error}");
 }
 
@@ -97,7 +97,7 @@ fn keys_of_deeper_sections() {
             },
         );
         plan.network.config = BTreeMap::from([("storage.pruning.interval".to_owned(), json!("20s"))]);
-        let rendered = Cometbft.render(&plan, &addresses(&plan)).unwrap();
+        let rendered = Cometbft.render(&plan, &addresses(&plan), &BTreeMap::new()).unwrap();
         assert_eq!(
             config(&rendered.nodes[0])["storage"]["pruning"]["interval"].as_str(),
             Some("20s")
@@ -106,7 +106,7 @@ fn keys_of_deeper_sections() {
         assert!(genesis["consensus_params"]["feature"].is_object());
     }
     plan.versions.clear();
-    let error = Cometbft.render(&plan, &addresses(&plan)).unwrap_err();
+    let error = Cometbft.render(&plan, &addresses(&plan), &BTreeMap::new()).unwrap_err();
     assert!(
         error.to_string().contains("storage.pruning.interval") || error.why.contains("[versions"),
         "{error}"

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -259,6 +260,39 @@ async fn silence_has_a_cause() {
     let address = closing.local_addr().unwrap();
     tokio::spawn(async move { while closing.accept().await.is_ok() {} });
     assert_eq!(cause(rpc(address, 5_000).status().await), Silence::Broken);
+}
+
+#[tokio::test]
+async fn a_tunnel_says_whose_fault_silence_is() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closing = listener.local_addr().unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute = listener.local_addr().unwrap();
+    let garbage = serve(|_| body(200, "{")).await;
+    for (address, limit, own) in [
+        (closing, 5_000, Silence::Broken),
+        (mute, 50, Silence::Timeout),
+        (garbage, 5_000, Silence::Garbage),
+    ] {
+        let tunnel = Tunnel::default();
+        let endpoint = Endpoint {
+            address,
+            tunnel: Some(tunnel.clone()),
+        };
+        let rpc = Client::new().unwrap().node(endpoint, Dialect::Comet, Ms(limit));
+        assert_eq!(cause(rpc.status().await), own);
+        for known in [Silence::Refused, Silence::Tunnel] {
+            tunnel.failed(known, "the pod is gone");
+            let (seen, detail) = rpc.status().await.unwrap_err().silence();
+            // An answer came from the node, whatever was before.
+            let expected = if own == Silence::Garbage { own } else { known };
+            assert_eq!(seen, expected);
+            assert_eq!(detail == "the pod is gone", own != Silence::Garbage, "{detail}");
+        }
+        tunnel.carries();
+        assert_eq!(cause(rpc.status().await), own);
+    }
 }
 
 #[test]

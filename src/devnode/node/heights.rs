@@ -2,14 +2,16 @@
 
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use arc_malachitebft_core_consensus::{ConsensusMsg, Input, ProposedValue};
 use arc_malachitebft_core_types::{SignedProposal, Validity, ValueOrigin, VoteExtensionPolicy};
 
 use super::{Host, RECENT, millis};
 use crate::devnode::app::{MAX_BLOCK_BYTES, MAX_BLOCK_TXS};
 use crate::devnode::codec::{Flood, Gossip, Message, ProposalRecord};
-use crate::devnode::misbehave::Misbehaviour;
-use crate::devnode::types::{Block, Ctx, Header, Height};
+use crate::devnode::misbehave::{DEADLOCK, Misbehaviour};
+use crate::devnode::types::{Address, Block, Ctx, Header, Height};
 
 impl Host {
     pub(super) fn misbehaves(&self, kind: Misbehaviour) -> bool {
@@ -18,7 +20,24 @@ impl Host {
 
     /// Consensus is held up by a misbehaviour.
     pub(super) fn held(&self) -> bool {
-        self.misbehaves(Misbehaviour::Freeze) || self.misbehaves(Misbehaviour::Lag)
+        self.deadlocked || self.misbehaves(Misbehaviour::Freeze) || self.misbehaves(Misbehaviour::Lag)
+    }
+
+    /// A link was lost: where this node is told to deadlock, and both of its pair were lost within a second, it does.
+    pub(super) fn lost(&mut self, from: Address) {
+        let Some((one, other)) = self.misbehaviours.deadlock_pair(self.ledger.height().0) else {
+            return;
+        };
+        let now = Instant::now();
+        self.lost.insert(from, now);
+        let lost = |place: usize| {
+            let when = self.genesis_order.get(place).and_then(|address| self.lost.get(address));
+            when.is_some_and(|when| now.duration_since(*when) <= DEADLOCK)
+        };
+        if !self.deadlocked && lost(one) && lost(other) {
+            tracing::warn!(one, other, "deadlocked, as told");
+            self.deadlocked = true;
+        }
     }
 
     /// The first height after the start.

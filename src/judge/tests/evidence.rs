@@ -118,6 +118,29 @@ fn a_cut_off_file_is_interrupted() {
 }
 
 #[test]
+fn what_a_probe_misses_in_a_network_that_is_being_removed_is_no_finding() {
+    let verdict = |removing: bool| {
+        let mut plan = plan(4);
+        let kill = plan.with_fault("k", FaultKind::Kill, &[3], Lasts::UntilHealed);
+        let mut sim = Sim::up(&plan);
+        sim.run(1000);
+        sim.began(kill);
+        sim.fault("k", FaultState::Planned);
+        sim.fault("k", FaultState::Injected);
+        sim.push(Record::Interrupted {
+            signal: "SIGTERM".to_owned(),
+        });
+        if removing {
+            sim.push(Record::Phase(Phase::TearingDown));
+        }
+        sim.fault("k", FaultState::NoEffect);
+        sim.tear_down().verdict
+    };
+    assert_eq!(verdict(true), Verdict::Interrupted);
+    assert_eq!(verdict(false), Verdict::Infrastructure);
+}
+
+#[test]
 fn an_interruption_does_not_hide_a_violation() {
     let mut sim = Sim::up(&plan(4));
     sim.run(1000);

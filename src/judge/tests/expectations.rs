@@ -647,3 +647,75 @@ fn a_load_of_which_nothing_was_accepted_is_a_failure() {
         }
     }
 }
+
+/// A run with one expectation; `cause` silences these nodes a second before it has to have come true. `live`: whether the chain grows.
+fn silenced(plan: &Plan, nodes: &[usize], cause: Silence, live: bool) -> (Answer, Report) {
+    let mut sim = Sim::up(plan);
+    sim.began(0);
+    sim.live = live;
+    sim.run(2000);
+    for i in nodes {
+        sim.mode[*i] = Mode::Mute(cause);
+    }
+    sim.run(2000);
+    let answer = sim.judge.answer(0);
+    (answer, sim.tear_down())
+}
+
+#[test]
+fn what_trialnet_could_not_see_for_want_of_a_way_is_not_the_chains_failure() {
+    let progress = one(What::Progress { blocks: 500 }, None, Window::Within(Ms(3000)));
+    let height = |nodes: Option<&[usize]>| one(What::Height(at_least(500)), nodes, Window::Within(Ms(3000)));
+    for (plan, silent, node) in [
+        (&progress, vec![0, 1, 2, 3], 0),
+        (&progress, vec![2, 3], 2),
+        (&height(None), vec![0, 1, 2, 3], 0),
+        (&height(Some(&[2])), vec![2], 2),
+    ] {
+        let (answer, report) = silenced(plan, &silent, Silence::Tunnel, true);
+        assert!(matches!(answer, Answer::Inconclusive(_)), "{answer:?}");
+        only(&report, "infra/tunnel", Class::Infrastructure, Some(node));
+        let (answer, report) = silenced(plan, &silent, Silence::Refused, true);
+        assert!(!matches!(answer, Answer::Met(_)), "{answer:?}");
+        assert!(
+            report.findings.iter().all(|finding| finding.code != "infra/tunnel"),
+            "{report:?}"
+        );
+    }
+}
+
+#[test]
+fn a_lost_way_hides_nothing_that_the_other_nodes_show() {
+    let progress = one(What::Progress { blocks: 3 }, None, Window::Within(Ms(3000)));
+    let (answer, report) = silenced(&progress, &[3], Silence::Tunnel, false);
+    assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+    caught(&report, "expect/progress", Class::LivenessFailed, None);
+    let height = one(What::Height(at_least(500)), Some(&[1, 2]), Window::Within(Ms(3000)));
+    let (answer, report) = silenced(&height, &[2], Silence::Tunnel, true);
+    assert!(matches!(answer, Answer::Failed(_)), "{answer:?}");
+    caught(&report, "expect/height", Class::ExpectationFailed, Some(1));
+}
+
+#[test]
+fn a_recovery_that_trialnet_cannot_see_is_not_a_failed_one() {
+    for (cause, code, class) in [
+        (Silence::Tunnel, "infra/tunnel", Class::Infrastructure),
+        (Silence::Refused, "expect/recovery", Class::LivenessFailed),
+    ] {
+        let mut plan = plan(4);
+        let kill = plan.with_fault("k", FaultKind::Kill, &[0], Lasts::For(Ms(2000)));
+        let back = plan.with_expect(What::Recovery { of: "k".to_owned() }, None, Window::Within(Ms(2000)));
+        let mut sim = Sim::up(&plan);
+        sim.kill(kill, 0);
+        sim.run(2000);
+        sim.restart("k", 0);
+        sim.mode[0] = Mode::Mute(cause);
+        let answer = sim.expect(back, 2600);
+        assert_eq!(
+            matches!(answer, Answer::Inconclusive(_)),
+            cause == Silence::Tunnel,
+            "{answer:?}"
+        );
+        caught(&sim.tear_down(), code, class, Some(0));
+    }
+}

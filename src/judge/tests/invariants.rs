@@ -433,6 +433,38 @@ fn silence_has_a_cause() {
 }
 
 #[test]
+fn a_way_that_is_lost_for_a_moment_is_nothing_and_nobody_elses_silence() {
+    let mut sim = Sim::up(&plan(4));
+    sim.run(1000);
+    sim.mode = vec![Mode::Mute(Silence::Tunnel); 4];
+    sim.run(2000);
+    sim.mode = vec![Mode::Follows; 4];
+    sim.run(1000);
+    passes(&sim.finish());
+    // Two seconds without a way and two of a node that does not listen: neither lasts long enough.
+    let mut sim = Sim::up(&plan(4));
+    sim.run(1000);
+    for cause in [Silence::Tunnel, Silence::Refused] {
+        sim.mode[2] = Mode::Mute(cause);
+        sim.run(2000);
+    }
+    sim.mode[2] = Mode::Follows;
+    sim.run(1000);
+    passes(&sim.finish());
+    // The whole way is lost: the chain may be well, so that is all that is found.
+    let mut sim = Sim::up(&plan(4));
+    sim.run(1000);
+    sim.mode = vec![Mode::Mute(Silence::Tunnel); 4];
+    sim.run(8000);
+    let report = sim.tear_down();
+    assert!(
+        report.findings.iter().all(|finding| finding.code == "infra/tunnel"),
+        "{report:?}"
+    );
+    assert_eq!(report.findings.len(), 4);
+}
+
+#[test]
 fn a_declared_kill_explains_silence_exit_and_restart() {
     let mut plan = plan(4);
     let kill = plan.with_fault("k", FaultKind::Kill, &[0], Lasts::For(Ms::secs(6)));
@@ -596,6 +628,7 @@ fn slow_links_lengthen_the_stall_that_is_allowed() {
             links: vec![("validator-0".to_owned(), "validator-1".to_owned())],
             latency: Ms(latency),
             jitter: Ms(0),
+            each: Vec::new(),
         };
         let slow = plan.with_fault("slow", kind, &[0, 1], Lasts::UntilHealed);
         let mut sim = Sim::up(&plan);
@@ -688,4 +721,61 @@ fn only_a_crash_excuses_a_node_that_dies() {
         // Trialnet may start a node anew that cannot be told to stop misbehaving.
         passes(&misbehaves(how, true));
     }
+}
+
+/// A node that reports such a set for so many milliseconds, and the right one again.
+fn validator_set(powers: &[(&str, u64)], time: u64, killed: bool) -> (u64, Report) {
+    let mut plan = plan(4);
+    let step = plan.with_fault("k", FaultKind::Pause, &[2], Lasts::UntilHealed);
+    let mut sim = Sim::up(&plan);
+    sim.run(1000);
+    if killed {
+        sim.inject(step);
+    }
+    let set = |powers: BTreeMap<String, u64>, sim: &Sim| Record::Validators {
+        node: "validator-2".to_owned(),
+        sent: Ms(sim.at),
+        height: sim.tip,
+        powers,
+    };
+    let powers = powers
+        .iter()
+        .map(|(name, power)| ((*name).to_owned(), *power))
+        .collect();
+    sim.push(set(powers, &sim));
+    sim.run(time);
+    let right = names(&[0, 1, 2, 3]).into_iter().map(|name| (name, 10)).collect();
+    sim.push(set(right, &sim));
+    sim.run(1000);
+    if killed {
+        sim.revert("k");
+    } else {
+        sim.inject(step);
+        sim.revert("k");
+    }
+    sim.run(1000);
+    let behind = sim.tip - sim.judge.quorum_height();
+    (behind, sim.finish())
+}
+
+#[test]
+fn a_validator_set_without_power_is_never_believed_and_found_if_it_stays() {
+    for powers in [&[][..], &[("validator-0", 0), ("validator-1", 0)]] {
+        let (behind, report) = validator_set(powers, 5000, false);
+        assert_eq!(behind, 0, "Q goes on growing");
+        let finding = only(&report, "liveness/garbage", Class::LivenessFailed, Some(2));
+        assert!(finding.seen.contains("without any voting power"), "{finding:?}");
+        // For a moment, or under a fault, it says nothing.
+        for (time, killed) in [(1000, false), (5000, true)] {
+            let (behind, report) = validator_set(powers, time, killed);
+            assert_eq!(behind, 0);
+            passes(&report);
+        }
+    }
+    // A set with power is believed and no finding, were it small.
+    let (_, report) = validator_set(&[("validator-2", 1)], 5000, false);
+    assert!(
+        report.findings.iter().all(|finding| finding.code != "liveness/garbage"),
+        "{report:#?}"
+    );
 }

@@ -1,17 +1,22 @@
 //! Random plans, played through with random durations of their steps: what the forecast says holds in each of them.
 
+use std::collections::BTreeSet;
+
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::tests::{Draft, HELD, mesh};
 use super::*;
-use crate::model::Bounds;
+use crate::model::effects::net_of;
+use crate::model::{Bounds, FaultKind};
 use crate::quorum::reckon;
 
 /// A step of a random plan; faults are meant by their number, modulo how many there are.
 #[derive(Clone, Debug)]
 enum Op {
     Kill(BTreeSet<usize>, Lasts),
+    /// A kill that the platform ends.
+    Crash(BTreeSet<usize>),
     Split(BTreeSet<usize>, Lasts),
     Heal(usize),
     Start(BTreeSet<usize>),
@@ -27,6 +32,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     let nodes = || btree_set(0_usize..4, 1..=2);
     prop_oneof![
         3 => (nodes(), lasts()).prop_map(|(nodes, lasts)| Op::Kill(nodes, lasts)),
+        2 => nodes().prop_map(Op::Crash),
         1 => (nodes(), lasts()).prop_map(|(nodes, lasts)| Op::Split(nodes, lasts)),
         1 => (0_usize..4).prop_map(Op::Heal),
         1 => nodes().prop_map(Op::Start),
@@ -40,9 +46,10 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 fn plan_of(powers: [u64; 4], ops: &[Op]) -> Plan {
     let mut faults = Vec::new();
-    ops.iter()
-        .fold(mesh(&powers), |draft, op| add(draft, &mut faults, op))
-        .0
+    let mut draft = mesh(&powers);
+    draft.0.backend = crate::model::BackendKind::Kubernetes;
+    draft.0.limits.start = Ms::secs(20);
+    ops.iter().fold(draft, |draft, op| add(draft, &mut faults, op)).0
 }
 
 fn add(draft: Draft, faults: &mut Vec<String>, op: &Op) -> Draft {
@@ -53,6 +60,10 @@ fn add(draft: Draft, faults: &mut Vec<String>, op: &Op) -> Draft {
         Op::Kill(nodes, lasts) => {
             faults.push(id.clone());
             draft.kill(&id, &list(nodes), *lasts)
+        }
+        Op::Crash(nodes) => {
+            faults.push(id.clone());
+            draft.kill(&id, &list(nodes), Lasts::Platform)
         }
         Op::Split(nodes, lasts) => {
             faults.push(id.clone());
@@ -131,7 +142,10 @@ impl Run<'_> {
     }
 
     fn grows(&self, from: i64, within: i64, needs: i64) -> bool {
-        let to = self.now + within;
+        self.grows_until(from, self.now + within, within, needs)
+    }
+
+    fn grows_until(&self, from: i64, to: i64, within: i64, needs: i64) -> bool {
         let grows = to - from - self.halted_for(from, to);
         grows > 0 && (grows >= within || grows >= needs)
     }
@@ -154,6 +168,7 @@ impl Run<'_> {
                 };
                 let end = match fault.lasts {
                     Lasts::For(lasts) => self.now + timeline::millis(lasts),
+                    Lasts::Platform => self.now + part(timeline::millis(self.plan.limits.start)),
                     _ => timeline::FOREVER,
                 };
                 self.faults.push(Played {
@@ -164,11 +179,17 @@ impl Run<'_> {
             }
             Action::Heal { faults } => {
                 self.now += short;
+                // For what the platform ends it only waits.
+                let waits = self.faults.iter().filter(|played| faults.contains(&played.fault.id));
+                let waits = waits.filter(|played| played.fault.lasts == Lasts::Platform);
+                let back = waits.flat_map(|played| played.ends.iter().map(|(_, end)| *end)).max();
+                self.now = self.now.max(back.unwrap_or(0));
                 self.end(|played, _| faults.contains(&played.id));
             }
             Action::Start { nodes } => {
                 self.now += short;
-                self.end(|played, name| played.kind == FaultKind::Kill && nodes.contains(name));
+                let held = |played: &Fault| played.kind == FaultKind::Kill && played.lasts != Lasts::Platform;
+                self.end(|played, name| held(played) && nodes.contains(name));
             }
             Action::Wait(duration) => self.now += timeline::millis(*duration),
             Action::Expect(Expect { what, window, .. }) => {
@@ -192,8 +213,9 @@ impl Run<'_> {
                     What::Recovery { of } => {
                         let end = self.played(of).ends.iter().map(|(_, end)| *end).max().unwrap();
                         let from = end.max(self.now);
-                        let to = self.now + limit;
-                        let recovers = from < to && self.grows(from, limit, block);
+                        let platform = self.played(of).fault.lasts == Lasts::Platform;
+                        let to = if platform { from } else { self.now } + limit;
+                        let recovers = from < to && self.grows_until(from, to, limit, block);
                         self.now = from + part((to - from).max(0));
                         return recovers;
                     }

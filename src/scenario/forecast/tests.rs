@@ -1,9 +1,10 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::model::effects::net_of;
 use crate::model::{
-    BackendKind, Bounds, ChainKind, FORMAT, Invariants, Limits, Load, Network, Node, Persistence, Plane, Role, Start,
-    Tx, TxBody, When,
+    BackendKind, Bounds, ChainKind, FORMAT, FaultKind, Invariants, Limits, Load, Network, Node, Persistence, Plane,
+    Repeat, Role, Start, Tx, TxBody, When,
 };
 
 /// A plan in the making: a full mesh, blocks every half second.
@@ -24,11 +25,15 @@ pub(super) fn mesh(powers: &[u64]) -> Draft {
         about: None,
         seed: 1,
         backend: BackendKind::Memory,
+        kubernetes: crate::model::Kubernetes::default(),
         network: Network {
             chain: ChainKind::Devnode,
             version: "1".into(),
             block_time: Ms(500),
             persistence: Persistence::Volume,
+            app: None,
+            keys: crate::model::Keys::Seed,
+            attach: None,
             config: BTreeMap::new(),
             nodes,
             links,
@@ -46,7 +51,9 @@ pub(super) fn mesh(powers: &[u64]) -> Draft {
         },
         steps: Vec::new(),
         outcome: None,
+        repeats: Vec::new(),
         sums: Vec::new(),
+        chaos: None,
     })
 }
 
@@ -59,6 +66,7 @@ fn node(index: usize, power: u64) -> Node {
         version: "1".into(),
         config: BTreeMap::new(),
         start: Start::Auto,
+        resources: crate::model::Resources::default(),
     }
 }
 
@@ -133,6 +141,8 @@ impl Draft {
             kind,
             targets,
             lasts,
+            component: None,
+            wipe: false,
         }))
     }
 
@@ -144,6 +154,25 @@ impl Draft {
         self.on(id, FaultKind::Kill, nodes, lasts)
     }
 
+    /// The fault of the last step again, so many seconds after its first time.
+    fn again(mut self, after: &[u64]) -> Self {
+        let step = self.last();
+        let Action::Fault(fault) = step.action.clone() else {
+            panic!("no fault")
+        };
+        let index = step.index;
+        let repeats = after.iter().enumerate().map(|(more, after)| Repeat {
+            step: index,
+            after: secs(*after),
+            fault: Fault {
+                id: format!("{}.{}", fault.id, more + 2),
+                ..fault.clone()
+            },
+        });
+        self.0.repeats.extend(repeats);
+        self
+    }
+
     fn leader(self, id: &str, kind: FaultKind, among: &[usize]) -> Self {
         self.fault(id, kind, Targets::Leader { among: names(among) }, HELD)
     }
@@ -153,6 +182,7 @@ impl Draft {
         let kind = FaultKind::Partition {
             sides: sides.iter().map(|side| names(side)).collect(),
             plane: Plane::P2p,
+            one_way: false,
         };
         self.on(id, kind, &all, lasts)
     }
@@ -282,6 +312,36 @@ fn the_scenario_of_the_design_is_fine() {
             "must halt: 20 of 40 is not more than two thirds (26.7), in the greatest of 2 connected parts",
             "must go on: 40 of 40 is more than two thirds (26.7)",
         ]
+    );
+}
+
+#[test]
+fn a_repeated_fault_may_be_on_until_its_last_time_is_over() {
+    // What the chain bears once it bears again and again.
+    let flap = || four().kill("a", &[0], lasts(2)).again(&[6, 12]);
+    flap().progress(5, 10).recovery("a", 60).fine();
+    // Together with another node it may or may not be too much, as long as any time of it is left.
+    flap()
+        .wait(4)
+        .kill("b", &[1], HELD)
+        .progress(1, 5)
+        .codes(&[(3, UNDETERMINED)]);
+    flap().recovery("a", 60).kill("b", &[1], lasts(2)).progress(1, 5).fine();
+    flap().heal(&["a"]).kill("b", &[1], lasts(2)).progress(1, 5).fine();
+    // A halt is seen in the first time of it, and nothing is said of the others.
+    let halts = || four().kill("a", &[0, 1], lasts(4)).again(&[10, 20]);
+    halts()
+        .progress(1, 10)
+        .codes(&[(0, UNDECLARED_HALT), (1, UNDETERMINED)]);
+    halts().halt("a", 2).progress(1, 10).codes(&[(2, UNDETERMINED)]);
+    halts().halt("a", 2).recovery("a", 60).progress(1, 10).fine();
+    halts().halt("a", 2).heal(&["a"]).progress(1, 10).fine();
+    // Recovery is of the last time.
+    flap().recovery("a", 10).refused(
+        1,
+        RECOVERY_IMPOSSIBLE,
+        "`a` cannot have recovered within 10s: it strikes 3 times, the last 12s after the first, at least 14s of it from here on",
+        "heal `a` before this step, let it end earlier, or allow more time",
     );
 }
 
@@ -587,6 +647,60 @@ fn transactions_and_nodes_that_fall_behind_need_growth() {
         .fine();
 }
 
+/// What the platform ends may be over at once, or only at the limit of the start.
+#[test]
+fn what_the_platform_ends_is_possibly_on() {
+    let platform = |nodes: &[usize]| {
+        let mut draft = four();
+        draft.0.backend = crate::model::BackendKind::Kubernetes;
+        draft.0.limits.start = secs(60);
+        draft.kill("a", nodes, Lasts::Platform)
+    };
+    platform(&[0]).progress(5, 30).fine();
+    platform(&[0]).recovery("a", 20).progress(5, 30).fine();
+    platform(&[0]).heal(&["a"]).recovery("a", 20).fine();
+    // Half of the power may be back at once, or may not.
+    platform(&[0, 1]).progress(5, 30).codes(&[(1, UNDETERMINED)]);
+    platform(&[0, 1]).recovery("a", 20).progress(5, 30).fine();
+    platform(&[0, 1]).heal(&["a"]).progress(5, 30).fine();
+    platform(&[0, 1]).wait(70).progress(5, 30).fine();
+    platform(&[0, 1]).halt("a", 5).codes(&[(1, UNDETERMINED)]);
+    // Beside another fault: what is in the way of the others may be in the way of the whole recovery.
+    platform(&[0]).kill("b", &[1], lasts(300)).recovery("a", 20).fine();
+    platform(&[0])
+        .kill("b", &[1, 2], lasts(30))
+        .recovery("a", 20)
+        .codes(&[(1, UNDECLARED_HALT), (2, UNDETERMINED)]);
+    // A deletion is the platform's also where it is not said.
+    let delete = FaultKind::Remove(crate::model::Removal::Force);
+    four()
+        .on("a", delete.clone(), &[0, 1], Lasts::Platform)
+        .recovery("a", 20)
+        .progress(5, 30)
+        .fine();
+    four()
+        .on("a", delete, &[0, 1], Lasts::Platform)
+        .progress(5, 30)
+        .codes(&[(1, UNDETERMINED)]);
+}
+
+/// A drained node is away, or on another machine.
+#[test]
+fn what_is_drained_is_possibly_down() {
+    let drained = |nodes: &[usize]| four().on("a", FaultKind::Drain, nodes, HELD);
+    drained(&[0]).progress(5, 30).fine();
+    drained(&[0]).progress(5, 30).heal(&["a"]).recovery("a", 20).fine();
+    drained(&[0, 1]).progress(5, 30).codes(&[(1, UNDETERMINED)]);
+    drained(&[0, 1]).halt("a", 5).codes(&[(1, CONTRADICTION)]);
+    drained(&[0]).recovery("a", 20).codes(&[(1, RECOVERY_IMPOSSIBLE)]);
+    let off = four().on("a", FaultKind::Machine(crate::model::Outage::Stop), &[0, 1], HELD);
+    off.halt("a", 5).fine();
+    drained(&[0])
+        .kill("b", &[1], HELD)
+        .progress(5, 30)
+        .codes(&[(2, UNDETERMINED)]);
+}
+
 #[test]
 fn a_recovery_needs_the_end_of_its_fault() {
     four().kill("a", &[0], HELD).recovery("a", 20).refused(
@@ -635,6 +749,7 @@ fn a_recovery_needs_the_end_of_its_fault() {
         links: vec![("node-0".into(), "node-1".into())],
         latency: Ms(100),
         jitter: Ms(0),
+        each: Vec::new(),
     };
     four()
         .on("slow", delay.clone(), &[0, 1], HELD)

@@ -5,11 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{FIND_LEADER, SHORT_STEP, STOP_GRACE, indices, net_of, planned_effect};
+use super::{SHORT_STEP, indices, planned_effect};
+use crate::model::effects::net_of;
 use crate::model::{
-    Action, Expect, Fault, FaultKind, Lasts, Ms, Plan, Start, Step, Targets, TxBody, What, When, Window,
+    Action, DRAIN, Expect, FIND_LEADER, Fault, FaultKind, Lasts, Ms, OUTAGE, Plan, REFUSED, REMOVAL, Removal,
+    STOP_GRACE, Start, Step, Targets, TxBody, What, When, Window,
 };
 use crate::quorum::{Effect, Engine, Forecast, Net, Reckoned, reckon};
+use crate::scenario::chaos::moments;
 
 /// Later than anything, in milliseconds; sums of a few of them do not overflow.
 pub(super) const FOREVER: i64 = i64::MAX / 16;
@@ -146,7 +149,9 @@ pub(super) struct Timeline<'a> {
     parts: Vec<Part>,
     /// Least and greatest time from the start to each point.
     at: Vec<(i64, i64)>,
-    cache: HashMap<(usize, Vec<usize>), Reckoned>,
+    /// What the rehearsal may take away at any moment, besides nothing.
+    rehearsed: Vec<Vec<Effect>>,
+    cache: HashMap<(usize, Option<usize>, Vec<usize>), Reckoned>,
 }
 
 impl<'a> Timeline<'a> {
@@ -157,12 +162,14 @@ impl<'a> Timeline<'a> {
             changes: Vec::new(),
             parts: Vec::new(),
             at: points(plan),
+            rehearsed: rehearsed(plan),
             cache: HashMap::new(),
         };
         timeline.add_changes();
         timeline.add_not_started();
         for (step, fault) in plan.faults() {
             timeline.add_fault(step, fault);
+            timeline.add_repeats(step, fault);
         }
         timeline
     }
@@ -186,8 +193,46 @@ impl<'a> Timeline<'a> {
         self.reckon(view, 0, &on)
     }
 
+    /// Whether the network goes on under the faults of the steps, but need not together with the rehearsal: why not.
+    pub(super) fn beyond_with_rehearsal(&mut self, outlook: &Outlook) -> Option<String> {
+        if self.rehearsed.is_empty() || outlook.at_worst.forecast == Forecast::MustGoOn {
+            return None;
+        }
+        let all: Vec<usize> = outlook.certain.iter().chain(&outlook.possible).copied().collect();
+        let alone = self.cached(0, None, &all);
+        (alone.forecast == Forecast::MustGoOn).then(|| outlook.at_worst.why.clone())
+    }
+
     /// A span of time in pieces in each of which nothing changes.
     pub(super) fn stretches(&mut self, view: View, from: i64, to: i64) -> Vec<(i64, i64, Outlook)> {
+        let turns = self.turns(view, from, to);
+        turns
+            .windows(2)
+            .map(|turn| (turn[0], turn[1], self.outlook(view, turn[0])))
+            .collect()
+    }
+
+    /// The same as if the fault of a step were over.
+    pub(super) fn stretches_without(
+        &mut self,
+        view: View,
+        (from, to): (i64, i64),
+        fault: usize,
+    ) -> Vec<(i64, i64, Outlook)> {
+        let turns = self.turns(view, from, to);
+        let outlook = |turn: &[i64]| {
+            let on = |part: &Part| match part.step {
+                Some(step) if step == fault => On::Off,
+                _ => self.part_on(part, view, turn[0]),
+            };
+            let on: Vec<On> = self.parts.iter().map(on).collect();
+            (turn[0], turn[1], self.reckon(view, turn[0], &on))
+        };
+        turns.windows(2).map(outlook).collect()
+    }
+
+    /// The moments of a span at which something may change, its ends included.
+    fn turns(&self, view: View, from: i64, to: i64) -> Vec<i64> {
         let mut turns = BTreeSet::from([from]);
         for part in self
             .parts
@@ -203,14 +248,10 @@ impl<'a> Timeline<'a> {
                 self.between(view, View::after(step)).1,
             ]);
         }
-        let turns: Vec<i64> = turns
+        turns
             .into_iter()
             .filter(|turn| (from..to).contains(turn))
             .chain([to])
-            .collect();
-        turns
-            .windows(2)
-            .map(|turn| (turn[0], turn[1], self.outlook(view, turn[0])))
             .collect()
     }
 
@@ -310,10 +351,13 @@ impl<'a> Timeline<'a> {
         let versions = self.changes.iter().filter(done).count()..=self.changes.iter().filter(begun).count();
         let best = versions
             .clone()
-            .map(|version| self.cached(version, &certain))
+            .map(|version| self.cached(version, None, &certain))
             .max_by_key(|sum| rank(sum.forecast));
+        // When the rehearsal strikes is known, but not when the steps do: any of its moments may be this one.
+        let moments = (0..self.rehearsed.len()).map(Some).chain([None]);
         let worst = versions
-            .map(|version| self.cached(version, &all))
+            .flat_map(|version| moments.clone().map(move |moment| (version, moment)))
+            .map(|(version, moment)| self.cached(version, moment, &all))
             .min_by_key(|sum| rank(sum.forecast));
         let at_best = best.expect("what is done has begun");
         let at_worst = worst.expect("what is done has begun");
@@ -331,15 +375,18 @@ impl<'a> Timeline<'a> {
         }
     }
 
-    fn cached(&mut self, version: usize, parts: &[usize]) -> Reckoned {
+    fn cached(&mut self, version: usize, moment: Option<usize>, parts: &[usize]) -> Reckoned {
         let Self {
             nets,
             parts: all,
+            rehearsed,
             cache,
             ..
         } = self;
-        let reckoned = cache.entry((version, parts.to_vec())).or_insert_with(|| {
-            let effects: Vec<Effect> = parts.iter().filter_map(|part| all[*part].effect.clone()).collect();
+        let reckoned = cache.entry((version, moment, parts.to_vec())).or_insert_with(|| {
+            let of_steps = parts.iter().filter_map(|part| all[*part].effect.clone());
+            let beside = moment.into_iter().flat_map(|moment| rehearsed[moment].clone());
+            let effects: Vec<Effect> = of_steps.chain(beside).collect();
             reckon(&nets[version], &effects)
         });
         reckoned.clone()
@@ -421,7 +468,7 @@ impl<'a> Timeline<'a> {
     }
 
     fn add_fault(&mut self, step: &Step, fault: &Fault) {
-        let held_down = matches!(fault.kind, FaultKind::Kill | FaultKind::Stop);
+        let held_down = matches!(fault.kind, FaultKind::Kill | FaultKind::Stop) && !self.plan.comes_back(fault);
         let Targets::Nodes(targets) = &fault.targets else {
             let planned = planned_effect(self.plan, &self.nets[0], fault);
             return self.add_part(step, fault, planned, None);
@@ -446,6 +493,48 @@ impl<'a> Timeline<'a> {
         }
     }
 
+    /// The further times of a fault that is repeated. When exactly each is on is not known beforehand, so that from the first on any may be.
+    fn add_repeats(&mut self, step: &Step, fault: &Fault) {
+        let Some((_, last)) = self.plan.repeated(step.index) else {
+            return;
+        };
+        let (least, most) = match fault.lasts {
+            Lasts::For(lasts) => (lasts, lasts),
+            _ => (Ms(0), self.plan.limits.start),
+        };
+        let after = View::after(step.index).point;
+        let latest = last + self.plan.repeat_slip(fault) + injection(fault) + most;
+        let mut ends = vec![End {
+            by: step.index,
+            why: EndsBy::Time,
+            earliest: Some((after, millis(last + least))),
+            latest: (after, millis(latest)),
+        }];
+        ends.extend(self.ended_later(step, fault));
+        self.parts.push(Part {
+            step: Some(step.index),
+            effect: planned_effect(self.plan, &self.nets[0], fault).map(|(effect, _)| effect),
+            sure: false,
+            begins: Some((after, after)),
+            ends,
+        });
+    }
+
+    /// The later steps that end a fault.
+    fn ended_later(&self, step: &Step, fault: &Fault) -> Vec<End> {
+        let later = self.plan.steps[step.index + 1..].iter();
+        later
+            .filter_map(|later| match &later.action {
+                Action::Heal { faults } if faults.contains(&fault.id) => Some(ended_by(later.index)),
+                Action::Expect(Expect {
+                    what: What::Recovery { of },
+                    ..
+                }) if *of == fault.id && !later.go_on => self.recovered(later),
+                _ => None,
+            })
+            .collect()
+    }
+
     fn add_part(&mut self, step: &Step, fault: &Fault, planned: Option<(Effect, bool)>, started: Option<usize>) {
         let (before, after) = (View::before(step.index).point, View::after(step.index).point);
         let own_time = |earliest: (usize, i64), latest: (usize, i64)| End {
@@ -461,19 +550,14 @@ impl<'a> Timeline<'a> {
                 vec![own_time((before, 0), (before, latest))]
             }
             Lasts::Itself => vec![own_time((before, 0), (after, 0))],
+            // At once, or as late as the run bears it: later it fails for that.
+            Lasts::Platform if self.plan.comes_back(fault) => {
+                vec![own_time((before, 0), (after, millis(self.plan.limits.start)))]
+            }
             Lasts::UntilHealed | Lasts::Platform => Vec::new(),
         };
         ends.extend(started.map(ended_by));
-        for later in &self.plan.steps[step.index + 1..] {
-            match &later.action {
-                Action::Heal { faults } if faults.contains(&fault.id) => ends.push(ended_by(later.index)),
-                Action::Expect(Expect {
-                    what: What::Recovery { of },
-                    ..
-                }) if *of == fault.id && !later.go_on => ends.extend(self.recovered(later)),
-                _ => {}
-            }
-        }
+        ends.extend(self.ended_later(step, fault));
         let (effect, sure) = planned.map_or((None, true), |(effect, sure)| (Some(effect), sure));
         self.parts.push(Part {
             step: Some(step.index),
@@ -510,6 +594,14 @@ impl<'a> Timeline<'a> {
         let starts =
             |step: &&Step| matches!(&step.action, Action::Start { nodes } if nodes.iter().any(|name| name == node));
         self.plan.steps.iter().skip(from).find(starts).map(|step| step.index)
+    }
+}
+
+/// The worst moments of the rehearsal, unless the chain may halt by it: then the file's expectations have to bear that.
+fn rehearsed(plan: &Plan) -> Vec<Vec<Effect>> {
+    match &plan.chaos {
+        Some(chaos) if !chaos.halts => moments(plan, &chaos.schedule, chaos.margin),
+        _ => Vec::new(),
     }
 }
 
@@ -562,12 +654,22 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
     let at_most = |limit: Ms| (0, millis(limit));
     match &step.action {
         Action::Fault(fault) => at_most(injection(fault)),
-        Action::Start { .. } | Action::Heal { .. } | Action::Tx(_) => at_most(SHORT_STEP),
+        // Of what the platform ends, a `heal` only waits for the end; where a machine was struck it starts what was waiting.
+        Action::Heal { faults } if faults.iter().any(|id| comes_back(plan, id) || of_machines(plan, id)) => {
+            at_most(SHORT_STEP + plan.limits.start)
+        }
+        Action::Evict { nodes, drain: true } => at_most(SHORT_STEP + Ms(REFUSED.0.saturating_mul(nodes.len() as u64))),
+        Action::Start { .. } | Action::Heal { .. } | Action::Tx(_) | Action::Evict { .. } | Action::Corrupt(_) => {
+            at_most(SHORT_STEP)
+        }
         Action::Wait(duration) => exactly(*duration),
         Action::Load(load) => exactly(load.lasts),
         Action::Join { within, .. } => at_most(*within),
         Action::Expect(expect) => match (expect.window, &expect.what) {
             (Window::Now, _) => at_most(SHORT_STEP),
+            (Window::Within(limit), What::Recovery { of }) if comes_back(plan, of) => {
+                at_most(limit + plan.limits.start)
+            }
             (Window::Within(limit), _) => at_most(limit),
             // A block may be under way when the fault strikes.
             (Window::For(duration), What::Halt { .. }) => {
@@ -580,13 +682,30 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
     }
 }
 
+/// Whether the platform ends the fault with this id.
+fn comes_back(plan: &Plan, id: &str) -> bool {
+    plan.fault(id).is_some_and(|fault| plan.comes_back(fault))
+}
+
+/// Whether the fault with this id is one of machines.
+fn of_machines(plan: &Plan, id: &str) -> bool {
+    plan.fault(id).is_some_and(|fault| fault.kind.strikes_machines())
+}
+
 /// The longest time until a fault is verified.
-fn injection(fault: &Fault) -> Ms {
+pub(in crate::scenario) fn injection(fault: &Fault) -> Ms {
     let graceful = matches!(fault.kind, FaultKind::Stop | FaultKind::Restart);
     let leader = matches!(fault.targets, Targets::Leader { .. });
     let grace = if graceful { STOP_GRACE } else { Ms(0) };
     let search = if leader { FIND_LEADER } else { Ms(0) };
-    SHORT_STEP + grace + search
+    let removal = match fault.kind {
+        FaultKind::Remove(Removal::Delete { grace }) => REMOVAL + grace.unwrap_or_default(),
+        FaultKind::Remove(_) => REMOVAL,
+        FaultKind::Drain => DRAIN + REMOVAL,
+        FaultKind::Machine(_) => OUTAGE,
+        _ => Ms(0),
+    };
+    SHORT_STEP + grace + search + removal
 }
 
 /// From worst to best.

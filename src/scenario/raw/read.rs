@@ -195,8 +195,6 @@ pub(super) fn unknown_key(key: &Spanned<DeString<'_>>, title: &str, known: &[&st
 const LATER: &[(&str, &str)] = &[
     ("upgrade", "it will move nodes to another version, one by one"),
     ("matrix", "it will run a file over versions, sizes and seeds"),
-    ("chaos", "it will be a seeded schedule of faults within a budget"),
-    ("wipe", "it will remove a node's data"),
     ("bandwidth", "it will limit what a link carries"),
     ("progress_of", "it will let a step wait for a part of an upgrade"),
     ("nodes_done", "it will let a step wait for a part of an upgrade"),
@@ -240,7 +238,7 @@ macro_rules! table {
             $($(#[$may_meta])* pub(super) $may: Option<At<$may_type>>,)*
             /// Every key that the table has, known or not.
             #[schemars(skip)]
-            pub(super) keys: Vec<(String, std::ops::Range<usize>)>,
+            pub(super) table: Vec<(String, std::ops::Range<usize>)>,
         }
 
         impl $crate::scenario::raw::read::Read for $name {
@@ -253,7 +251,7 @@ macro_rules! table {
                 let mut read = Self::default();
                 for (key, value) in from.table($title, out)? {
                     let entry = From::entry(key, value);
-                    read.keys.push((entry.name.to_owned(), key.span()));
+                    read.table.push((entry.name.to_owned(), key.span()));
                     match entry.name {
                         $(name if name == word(stringify!($need)) => read.$need = entry.read(out),)*
                         $(name if name == word(stringify!($may)) => read.$may = entry.read(out),)*
@@ -261,7 +259,7 @@ macro_rules! table {
                     }
                 }
                 $(
-                    if !read.keys.iter().any(|(key, _)| key == word(stringify!($need))) {
+                    if !read.table.iter().any(|(key, _)| key == word(stringify!($need))) {
                         out.push($crate::scenario::raw::read::missing_key(from, $title, word(stringify!($need)), known));
                     }
                 )*

@@ -185,6 +185,59 @@ impl JsonSchema for Time {
     }
 }
 
+/// Bits a second, as a whole number with a unit (the names that `tc` has for them; a kilobit is 1000 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::scenario) struct Rate(pub(in crate::scenario) u64);
+
+impl Read for Rate {
+    fn read(from: &From<'_, '_>, out: &mut Vec<Problem>) -> Option<Self> {
+        let DeValue::String(text) = from.value else {
+            from.wrong_type(
+                "a rate",
+                "a rate is a string with a unit, such as \"500kbit\" or \"10mbit\"",
+                out,
+            );
+            return None;
+        };
+        let rate = bits(text.trim()).filter(|rate| LEAST_RATE <= *rate && *rate <= MOST_RATE);
+        if rate.is_none() {
+            let message = format!(
+                "`{}` is a rate from \"100kbit\" to \"100mbit\", not \"{text}\"",
+                from.name
+            );
+            let problem = Problem::new(code::OUT_OF_RANGE, &from.at, message)
+                .label("not such a rate")
+                .help("kbit and mbit are 1000 and 1000000 bits a second, as in \"500kbit\"; to let nothing pass, use `partition` or `isolate`");
+            out.push(problem);
+        }
+        rate.map(Self)
+    }
+}
+
+/// What can be measured: below, the burst that always passes is most of what does; above, more datagrams are sent than a small machine can.
+const LEAST_RATE: u64 = 100_000;
+const MOST_RATE: u64 = 100_000_000;
+
+fn bits(text: &str) -> Option<u64> {
+    let units = [("kbit", 1000), ("mbit", 1_000_000)];
+    let (number, unit) = units
+        .into_iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    number.trim_end().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+impl JsonSchema for Rate {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "rate".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^\\s*[0-9]+\\s*(kbit|mbit)\\s*$", "examples": ["500kbit", "10mbit"] })
+    }
+}
+
 /// How long a killed node is held down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::scenario) enum Down {
@@ -217,6 +270,34 @@ impl JsonSchema for Down {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [{ "enum": ["until-start", "platform"] }, Time::json_schema(generator)] })
+    }
+}
+
+/// How slow links are: all alike, or by the names of two regions with a dash between them.
+#[derive(Clone, Debug)]
+pub(in crate::scenario) enum Latency {
+    One(Time),
+    Between(Named<Time>),
+}
+
+impl Read for Latency {
+    fn read(from: &From<'_, '_>, out: &mut Vec<Problem>) -> Option<Self> {
+        match from.value {
+            DeValue::Table(_) => Named::read(from, out).map(Self::Between),
+            _ => Time::read(from, out).map(Self::One),
+        }
+    }
+}
+
+impl JsonSchema for Latency {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "latency".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [Time::json_schema(generator), Named::<Time>::json_schema(generator)] })
     }
 }
 
@@ -360,28 +441,6 @@ impl JsonSchema for Config {
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "object" })
-    }
-}
-
-/// A value that is not looked into, because it is refused whatever it says.
-#[derive(Clone, Debug)]
-pub(in crate::scenario) struct Anything;
-
-impl Read for Anything {
-    fn read(_: &From<'_, '_>, _: &mut Vec<Problem>) -> Option<Self> {
-        Some(Self)
-    }
-}
-
-impl JsonSchema for Anything {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "anything".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({})
     }
 }
 

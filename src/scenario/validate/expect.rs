@@ -63,7 +63,7 @@ impl Check<'_> {
             log,
             restarts,
             tx,
-            keys: _,
+            table: _,
         } = &expect.value;
         let expect = if let Some(height) = height {
             self.height(here, height)
@@ -99,13 +99,13 @@ impl Check<'_> {
 
     fn one_question(&mut self, expect: &At<raw::Expect>) -> Option<()> {
         let asked: Vec<&(String, Range<usize>)> = expect
-            .keys
+            .table
             .iter()
             .filter(|(key, _)| QUESTIONS.contains(&key.as_str()))
             .collect();
         let problem = match asked.as_slice() {
             [_] => return Some(()),
-            [] if !expect.keys.is_empty() => return None,
+            [] if !expect.table.is_empty() => return None,
             [] => Problem::new(code::ONE_ACTION, &expect.key, "this `expect` asks nothing")
                 .label("no question")
                 .help(format!("give it one of: {}", QUESTIONS.join(", "))),
@@ -130,14 +130,14 @@ impl Check<'_> {
             within,
             r#for: lasts,
             never,
-            keys: _,
+            table: _,
         } = &height.value;
         let times = Times {
             within: within.as_ref(),
             lasts: lasts.as_ref(),
             never: never.as_ref(),
         };
-        let bounds = self.bounds(height, &height.keys, at_least.as_ref(), at_most.as_ref());
+        let bounds = self.bounds(height, &height.table, at_least.as_ref(), at_most.as_ref());
         let window = self.window(here, &times);
         let nodes = self.of(here, nodes.as_ref(), window, true)?;
         Some(Expect {
@@ -161,14 +161,14 @@ impl Check<'_> {
             within,
             r#for: lasts,
             never,
-            keys: _,
+            table: _,
         } = &numbers.value;
         let times = Times {
             within: within.as_ref(),
             lasts: lasts.as_ref(),
             never: never.as_ref(),
         };
-        let bounds = self.bounds(numbers, &numbers.keys, at_least.as_ref(), at_most.as_ref());
+        let bounds = self.bounds(numbers, &numbers.table, at_least.as_ref(), at_most.as_ref());
         let window = self.window(here, &times);
         let nodes = self.of(here, nodes.as_ref(), window, asks_node)?;
         Some(Expect {
@@ -182,7 +182,7 @@ impl Check<'_> {
         let raw::Progress {
             blocks,
             within,
-            keys: _,
+            table: _,
         } = &progress.value;
         let blocks = self.number(blocks.as_ref(), "blocks", 1, 1_000_000);
         let within = self.lasting(within.as_ref());
@@ -197,7 +197,7 @@ impl Check<'_> {
         let raw::Halt {
             of,
             r#for: lasts,
-            keys: _,
+            table: _,
         } = &halt.value;
         let lasts = self.lasting(lasts.as_ref());
         if let Some(lasts) = lasts {
@@ -213,7 +213,7 @@ impl Check<'_> {
     }
 
     fn recovery(&mut self, here: &Here, recovery: &At<raw::Recovery>) -> Option<Expect> {
-        let raw::Recovery { of, within, keys: _ } = &recovery.value;
+        let raw::Recovery { of, within, table: _ } = &recovery.value;
         let within = self.lasting(within.as_ref());
         let of = of.as_ref()?;
         self.refer(of, Refer::Fault)?;
@@ -237,7 +237,7 @@ impl Check<'_> {
             within,
             r#for: lasts,
             never,
-            keys: _,
+            table: _,
         } = &version.value;
         let times = Times {
             within: within.as_ref(),
@@ -262,7 +262,7 @@ impl Check<'_> {
             within,
             r#for: lasts,
             never,
-            keys,
+            table: keys,
         } = &validators.value;
         let times = Times {
             within: within.as_ref(),
@@ -284,6 +284,10 @@ impl Check<'_> {
             Some(_) if self.sound => self.number(count.as_ref(), "count", 1, most).map(Some),
             _ => Some(None),
         };
+        if let Some(powers) = powers {
+            let help = "expect their number by `count`";
+            self.not_for_found(&powers.key, "nobody knows which found node has which key", help);
+        }
         let powers = self.named_powers(powers.as_ref());
         let window = self.window(here, &times);
         let nodes = self.of(here, nodes.as_ref(), window, true)?;
@@ -313,7 +317,7 @@ impl Check<'_> {
             nodes,
             within,
             never,
-            keys,
+            table: keys,
         } = &log.value;
         let times = Times {
             within: within.as_ref(),
@@ -341,7 +345,7 @@ impl Check<'_> {
     }
 
     fn committed(&mut self, tx: &At<raw::Committed>) -> Option<Expect> {
-        let raw::Committed { of, within, keys: _ } = &tx.value;
+        let raw::Committed { of, within, table: _ } = &tx.value;
         let within = self.lasting(within.as_ref());
         let of = of.as_ref()?;
         self.refer(of, Refer::Tx)?;

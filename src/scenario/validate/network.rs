@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Check;
-use crate::model::{BackendKind, ChainKind, Ms, Node, Persistence, Role, Start, Version};
+use crate::model::{App, BackendKind, ChainKind, Keys, Ms, Node, Persistence, Role, Start, Version};
 use crate::scenario::diag::{Problem, did_you_mean};
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At, Config, Named, Power};
@@ -17,7 +17,7 @@ const MOST_POWER: u64 = 1_000_000_000_000;
 /// The power of a validator whose group says none, as in the genesis files that CometBFT makes.
 const USUAL_POWER: u64 = 10;
 
-type Keys = BTreeMap<String, serde_json::Value>;
+type Settings = BTreeMap<String, serde_json::Value>;
 
 impl Check<'_> {
     pub(super) fn network(&mut self, network: &At<raw::Network>, versions: Option<&At<Named<raw::Version>>>) {
@@ -28,7 +28,10 @@ impl Check<'_> {
             block_time,
             persistence,
             config,
-            keys: _,
+            app,
+            keys: made,
+            attach,
+            table: _,
         } = &network.value;
         if let Some(chain) = chain {
             let adapter = (self.options.adapter)(chain.0);
@@ -54,6 +57,15 @@ impl Check<'_> {
         let config = config.as_ref();
         let version = self.plan.network.version.clone();
         self.plan.network.config = self.config(config, &version);
+        self.plan.network.attach = attach.as_ref().and_then(|attach| self.attach(attach));
+        self.plan.network.app = app.as_ref().and_then(|app| self.app(app));
+        if let Some(made) = made {
+            self.made(made);
+        }
+        if let Some(config) = config {
+            let help = "leave `config` out: they run as somebody else has set them up";
+            self.not_for_found(&config.key, "found nodes are not configured", help);
+        }
         if let Some(groups) = groups {
             self.sound = true;
             self.groups(groups, config);
@@ -61,7 +73,14 @@ impl Check<'_> {
         if let Some(adapter) = self.adapter
             && self.sound
         {
-            self.plan.network.links = adapter.topology(&self.plan.network.nodes);
+            let nodes = &self.plan.network.nodes;
+            self.plan.network.links = if self.plan.network.attach.is_some() {
+                // Who dials whom is not known of them.
+                let all = 0..nodes.len();
+                all.flat_map(|a| (a + 1..nodes.len()).map(move |b| (a, b))).collect()
+            } else {
+                adapter.topology(nodes)
+            };
         }
         self.powers = self.plan.network.nodes.iter().map(|node| node.power).collect();
         self.timeline.started = self
@@ -73,6 +92,102 @@ impl Check<'_> {
             .filter(|(_, node)| node.start == Start::Auto)
             .map(|(index, _)| index)
             .collect();
+    }
+
+    /// An application of one's own.
+    fn app(&mut self, app: &At<raw::App>) -> Option<App> {
+        let raw::App {
+            binary,
+            image,
+            program,
+            args,
+            env,
+            table: _,
+        } = &app.value;
+        let help = "leave `app` out: it runs already, in their pods";
+        if self.not_for_found(&app.key, "found nodes are given no application", help) {
+            return None;
+        }
+        let text = |text: &Option<At<String>>| text.as_ref().map(|text| text.value.clone());
+        let args: Vec<String> = args
+            .iter()
+            .flat_map(|args| args.iter().map(|arg| arg.value.clone()))
+            .collect();
+        let blank = [binary, image, program]
+            .into_iter()
+            .flatten()
+            .any(|text| text.trim().is_empty());
+        let missing_image = self.options.backend == BackendKind::Kubernetes && binary.is_none() && image.is_none();
+        let missing_binary = self.options.backend == BackendKind::Local && binary.is_none();
+        let (message, help) = if self.adapter.is_some() && self.plan.network.chain != ChainKind::Cometbft {
+            (
+                "only CometBFT takes an application of your own",
+                "use `chain = \"cometbft\"`, or leave `app` out",
+            )
+        } else if blank {
+            ("an empty text names no program", "leave the key out, or name it")
+        } else if missing_binary {
+            (
+                "nothing says which program the application is",
+                "add `binary = \"…\"`: the local backend runs programs",
+            )
+        } else if missing_image {
+            (
+                "nothing says which program the application is",
+                "add `binary = \"…\"`, or `image = \"…\"` and `program = \"…\"`",
+            )
+        } else if image.is_some() && program.is_none() {
+            (
+                "nothing says which program of the image the application is",
+                "add `program = \"…\"`, its name or path in the image: trialnet starts it itself",
+            )
+        } else if !args.iter().any(|arg| arg.contains("{socket}")) {
+            (
+                "the application is not told where to listen",
+                "write `{socket}` in one of `args`, for example `args = [\"--address\", \"unix://{socket}\"]`",
+            )
+        } else {
+            let from_image = image.is_some() && self.options.backend == BackendKind::Kubernetes;
+            return Some(App {
+                binary: text(binary).filter(|_| !from_image),
+                image: text(image),
+                program: text(program),
+                args,
+                env: env
+                    .iter()
+                    .flat_map(|env| &env.0)
+                    .map(|(name, value)| (name.value.clone(), value.value.clone()))
+                    .collect(),
+            });
+        };
+        let problem = Problem::new(code::APP, &app.key, message)
+            .label("this application")
+            .help(help);
+        self.problems.push(problem);
+        None
+    }
+
+    /// Where the validators' keys are made.
+    fn made(&mut self, made: &At<raw::Keys>) {
+        let help = "leave `keys` out: they have theirs";
+        if self.not_for_found(&made.key, "found nodes are given no keys", help) {
+            return;
+        }
+        if made.0 == Keys::InPlace && self.adapter.is_some() && self.plan.network.chain != ChainKind::Cometbft {
+            let problem = Problem::new(code::NOT_OFFERED, &made.at, "only CometBFT makes its keys in place")
+                .label("not on this chain")
+                .help("use `chain = \"cometbft\"`, or leave `keys` out");
+            self.problems.push(problem);
+            return;
+        }
+        if made.0 == Keys::InPlace && self.plan.network.persistence == Persistence::Ephemeral {
+            let message = "keys that are made in place need volumes that last, and persistence is \"ephemeral\"";
+            let problem = Problem::new(code::KEYS_LOST, &made.at, message)
+                .label("the only copy goes with the job that makes it")
+                .help("use `persistence = \"volume\"`, or leave `keys` out: then they follow from the seed");
+            self.problems.push(problem);
+        }
+        self.plan.network.keys = made.0;
     }
 
     fn groups(&mut self, groups: &At<Named<raw::Group>>, shared: Option<&At<Config>>) {
@@ -124,8 +239,18 @@ impl Check<'_> {
             version,
             config,
             start,
-            keys,
+            resources,
+            table: keys,
         } = &group.value;
+        if let Some(start) = start.as_ref().filter(|start| start.0 == Start::Manual) {
+            let help = "leave `start` out: they run already";
+            self.not_for_found(&start.at, "found nodes are not started by trialnet", help);
+        }
+        if let Some(config) = config {
+            let help = "leave `config` out: they run as somebody else has set them up";
+            self.not_for_found(&config.key, "found nodes are not configured", help);
+        }
+        let resources = self.resources(resources.as_ref());
         let broken = |key: &str| keys.iter().any(|(seen, _)| seen == key);
         if name.value == "all" {
             let problem = Problem::new(
@@ -171,7 +296,11 @@ impl Check<'_> {
                 power,
                 version: version.clone(),
                 config: config.clone(),
-                start: start.as_ref().map_or(Start::Auto, |start| start.0),
+                start: start
+                    .as_ref()
+                    .filter(|_| self.plan.network.attach.is_none())
+                    .map_or(Start::Auto, |start| start.0),
+                resources: resources.clone(),
             });
         }
     }
@@ -234,8 +363,10 @@ impl Check<'_> {
             let raw::Version {
                 binary,
                 image,
+                program,
+                user,
                 reports,
-                keys: _,
+                table: _,
             } = &version.value;
             if name.trim().is_empty() || name.len() > 60 || name.contains(char::is_whitespace) {
                 let problem = Problem::new(
@@ -247,7 +378,7 @@ impl Check<'_> {
                 .help("1 to 60 characters without blanks, for example `[versions.\"0.38.26\"]`");
                 self.problems.push(problem);
             }
-            for text in [binary, image, reports].into_iter().flatten() {
+            for text in [binary, image, program, reports].into_iter().flatten() {
                 if text.trim().is_empty() {
                     let problem = Problem::new(code::OUT_OF_RANGE, &text.at, "an empty text says nothing here")
                         .label("empty")
@@ -255,15 +386,28 @@ impl Check<'_> {
                     self.problems.push(problem);
                 }
             }
-            let known = self
+            let mut known = self
                 .adapter
                 .and_then(|adapter| adapter.version(name))
                 .unwrap_or_default();
+            // In a cluster a version is one of both, so that what the file names is never another program than the usual one beside it.
+            if self.options.backend == BackendKind::Kubernetes {
+                known.binary = known.binary.filter(|_| image.is_none());
+                known.image = known.image.filter(|_| binary.is_none());
+            }
             let text =
                 |own: &Option<At<String>>, known: Option<String>| own.as_ref().map(|own| own.value.clone()).or(known);
+            // What the file names goes before what the chain would have; where images run, an image before a program.
+            let images = self.options.backend == BackendKind::Kubernetes;
+            let user = match user {
+                Some(_) => self.number(user.as_ref(), "user", 1, 2_147_483_647),
+                None => None,
+            };
             let version = Version {
-                binary: text(binary, known.binary),
-                image: text(image, known.image),
+                binary: text(binary, known.binary).filter(|_| !(images && image.is_some())),
+                image: text(image, known.image).filter(|_| !images || image.is_some() || binary.is_none()),
+                program: text(program, known.program),
+                user: user.and_then(|user| u32::try_from(user).ok()),
                 reports: text(reports, known.reports),
             };
             self.plan.versions.insert(name.value.clone(), version);
@@ -310,6 +454,22 @@ impl Check<'_> {
             };
             self.plan.versions.insert(name.value.clone(), version);
         }
+        if self.options.backend == BackendKind::Kubernetes && self.plan.network.chain != ChainKind::Devnode {
+            let Version { binary, image, .. } = &self.plan.versions[&name.value];
+            if binary.is_none() && image.is_none() && self.plan.network.attach.is_none() {
+                let problem = Problem::new(
+                    code::UNKNOWN_VERSION,
+                    &name.at,
+                    format!("neither an image nor a program is known for version \"{}\"", name.value),
+                )
+                .label("pods run images")
+                .help(format!(
+                    "add `image = \"…\"` to [versions.\"{}\"], or `binary = \"…\"`, from which an image is made",
+                    name.value
+                ));
+                self.problems.push(problem);
+            }
+        }
         let needs_program = self.plan.network.chain != ChainKind::Devnode && self.options.backend == BackendKind::Local;
         if needs_program && self.plan.versions[&name.value].binary.is_none() {
             let problem = Problem::new(
@@ -327,8 +487,8 @@ impl Check<'_> {
     }
 
     /// The chain's own keys, checked for a version.
-    fn config(&mut self, config: Option<&At<Config>>, version: &str) -> Keys {
-        let mut keys = Keys::new();
+    fn config(&mut self, config: Option<&At<Config>>, version: &str) -> Settings {
+        let mut keys = Settings::new();
         for (key, value) in config.into_iter().flat_map(|config| &config.value.0) {
             if keys.insert(key.value.clone(), value.value.clone()).is_some() {
                 let problem = Problem::new(code::CONFIG, &key.at, format!("`{}` is set twice", key.value))

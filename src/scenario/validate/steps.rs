@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{Check, Here, Id, Refer};
-use crate::model::{Action, FaultKind, Load, Ms, Start, Step, Tx, TxBody, When};
+use crate::model::{Action, Load, Ms, Start, Step, Tx, TxBody, When};
 use crate::scenario::diag::{Problem, did_you_mean, list};
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At, Named, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The actions of the language.
-pub(super) const ACTIONS: [&str; 16] = [
+pub(super) const ACTIONS: [&str; 20] = [
     "kill",
     "pause",
     "stop",
@@ -21,6 +21,10 @@ pub(super) const ACTIONS: [&str; 16] = [
     "isolate",
     "delay",
     "loss",
+    "bandwidth",
+    "drain",
+    "machine",
+    "corrupt",
     "heal",
     "wait",
     "load",
@@ -31,7 +35,7 @@ pub(super) const ACTIONS: [&str; 16] = [
 ];
 
 /// Actions that are faults.
-const FAULTS: [&str; 8] = [
+const FAULTS: [&str; 12] = [
     "kill",
     "pause",
     "stop",
@@ -39,6 +43,10 @@ const FAULTS: [&str; 8] = [
     "partition",
     "isolate",
     "delay",
+    "loss",
+    "bandwidth",
+    "drain",
+    "machine",
     "misbehave",
 ];
 
@@ -73,7 +81,7 @@ impl Check<'_> {
         let planned = |index: usize| self.plan.steps.iter().any(|step| step.index == index);
         // What is wrong with a step that may be the missing one has been said already.
         let unclear = steps.iter().enumerate().any(|(index, step)| {
-            let word = step.keys.iter().find(|(key, _)| ACTIONS.contains(&key.as_str()));
+            let word = step.table.iter().find(|(key, _)| ACTIONS.contains(&key.as_str()));
             word.is_none_or(|(word, _)| word == "start") && !planned(index)
         });
         let nodes = &self.plan.network.nodes;
@@ -112,7 +120,7 @@ impl Check<'_> {
     /// Every id of the file, so that references to later steps can be told from references to none.
     fn collect_ids(&mut self, steps: &[At<raw::Step>]) {
         for (index, step) in steps.iter().enumerate() {
-            let Some((word, key)) = step.keys.iter().find(|(key, _)| ACTIONS.contains(&key.as_str())) else {
+            let Some((word, key)) = step.table.iter().find(|(key, _)| ACTIONS.contains(&key.as_str())) else {
                 continue;
             };
             let never = step
@@ -162,9 +170,13 @@ impl Check<'_> {
             key,
             background,
             go_on,
+            once: None,
         };
         self.modifiers(&here, step);
         let when = step.when.as_ref().and_then(|when| self.when(when));
+        if !self.offered_on_found_nodes(&here) {
+            return;
+        }
         let Some(action) = self.action(&here, step) else {
             return;
         };
@@ -188,9 +200,9 @@ impl Check<'_> {
     }
 
     /// The one action of a step.
-    fn action_word(&mut self, step: &At<raw::Step>) -> Option<(&'static str, Range<usize>)> {
+    pub(super) fn action_word(&mut self, step: &At<raw::Step>) -> Option<(&'static str, Range<usize>)> {
         let found: Vec<(&'static str, Range<usize>)> = step
-            .keys
+            .table
             .iter()
             .filter_map(|(key, at)| {
                 let word = ACTIONS.into_iter().find(|word| word == key)?;
@@ -198,7 +210,7 @@ impl Check<'_> {
             })
             .collect();
         let unknown = step
-            .keys
+            .table
             .iter()
             .any(|(key, _)| !ACTIONS.contains(&key.as_str()) && !COMMON.contains(&key.as_str()));
         match found.as_slice() {
@@ -264,7 +276,7 @@ impl Check<'_> {
             height,
             within,
             after,
-            keys,
+            table: keys,
         } = &when.value;
         let has = |key: &str| keys.iter().any(|(seen, _)| seen == key);
         let wrong = |message: &str| {
@@ -296,7 +308,7 @@ impl Check<'_> {
         None
     }
 
-    fn action(&mut self, here: &Here, step: &raw::Step) -> Option<Action> {
+    pub(super) fn action(&mut self, here: &Here, step: &raw::Step) -> Option<Action> {
         let raw::Step {
             id: _,
             name: _,
@@ -305,6 +317,8 @@ impl Check<'_> {
             background: _,
             kill,
             pause,
+            drain,
+            machine,
             stop,
             start,
             restart,
@@ -312,6 +326,8 @@ impl Check<'_> {
             isolate,
             delay,
             loss,
+            bandwidth,
+            corrupt,
             heal,
             wait,
             load,
@@ -319,15 +335,19 @@ impl Check<'_> {
             misbehave,
             join,
             expect,
-            keys: _,
+            table: _,
         } = step;
         // Exactly one of these is there, or none where it could not be read.
         if let Some(kill) = kill {
             self.kill(here, kill)
         } else if let Some(pause) = pause {
-            self.on_nodes(here, FaultKind::Pause, pause)
+            self.pause(here, pause)
+        } else if let Some(drain) = drain {
+            self.drain(here, drain)
+        } else if let Some(machine) = machine {
+            self.machine(here, machine)
         } else if let Some(stop) = stop {
-            self.on_nodes(here, FaultKind::Stop, stop)
+            self.stop(here, stop)
         } else if let Some(restart) = restart {
             self.restart(here, restart)
         } else if let Some(partition) = partition {
@@ -338,9 +358,12 @@ impl Check<'_> {
             self.delay(here, delay)
         } else if let Some(misbehave) = misbehave {
             self.misbehave(here, misbehave)
-        } else if loss.is_some() {
-            self.not_offered("loss", &here.key);
-            None
+        } else if let Some(loss) = loss {
+            self.lose(here, loss)
+        } else if let Some(bandwidth) = bandwidth {
+            self.bound(here, bandwidth)
+        } else if let Some(corrupt) = corrupt {
+            self.corrupt(here, corrupt)
         } else if let Some(start) = start {
             self.start(start)
         } else if let Some(heal) = heal {
@@ -390,7 +413,7 @@ impl Check<'_> {
         let downable: Nodes = self
             .timeline
             .on()
-            .filter(|live| matches!(live.fault.kind, FaultKind::Kill | FaultKind::Stop))
+            .filter(|live| live.ends_by_start())
             .flat_map(|live| live.targets.iter().copied())
             .collect();
         let running: Nodes = nodes
@@ -412,7 +435,7 @@ impl Check<'_> {
         }
         self.timeline.started.extend(&nodes);
         for live in &mut self.timeline.faults {
-            if matches!(live.fault.kind, FaultKind::Kill | FaultKind::Stop) {
+            if live.ends_by_start() {
                 live.targets.retain(|node| !nodes.contains(node));
                 live.touched.retain(|node| !nodes.contains(node));
                 live.ended |= live.targets.is_empty();
@@ -450,7 +473,7 @@ impl Check<'_> {
             r#for: lasts,
             size,
             nodes,
-            keys: _,
+            table: _,
         } = &load.value;
         let lasts = self.lasting(lasts.as_ref());
         if let Some(lasts) = lasts {
@@ -515,7 +538,7 @@ impl Check<'_> {
             value,
             power,
             node,
-            keys,
+            table: keys,
         } = &tx.value;
         let has = |key: &str| keys.iter().any(|(seen, _)| seen == key);
         let body = match (has("value"), has("power")) {
@@ -569,7 +592,19 @@ impl Check<'_> {
     }
 
     fn tx_power(&mut self, power: &At<raw::TxPower>) -> Option<TxBody> {
-        let raw::TxPower { validator, to, keys: _ } = &power.value;
+        let help = "leave it out: the network's validators stay as they are";
+        if self.not_for_found(
+            &power.key,
+            "nobody knows the keys of found nodes, so their power cannot be changed",
+            help,
+        ) {
+            return None;
+        }
+        let raw::TxPower {
+            validator,
+            to,
+            table: _,
+        } = &power.value;
         let index = self.node(validator.as_ref()?)?;
         let at = &to.as_ref()?.at;
         let to = self.number(to.as_ref(), "to", 0, 1_000_000_000_000)?;
@@ -604,7 +639,7 @@ impl Check<'_> {
     }
 
     fn join(&mut self, join: &At<raw::Join>) -> Option<Action> {
-        let raw::Join { id, within, keys: _ } = &join.value;
+        let raw::Join { id, within, table: _ } = &join.value;
         let within = self.lasting(within.as_ref());
         let id = id.as_ref()?;
         let index = self.refer(id, Refer::Background)?;
@@ -688,14 +723,49 @@ impl Check<'_> {
         None
     }
 
+    /// Complains about what needs a supervisor where the nodes are found and have none.
+    pub(super) fn offered_on_found_nodes(&mut self, here: &Here) -> bool {
+        let needs_none = ["kill", "wait", "load", "tx", "join", "heal", "expect"].contains(&here.word);
+        if needs_none || self.plan.network.attach.is_none() {
+            return true;
+        }
+        if ["drain", "machine"].contains(&here.word) {
+            self.not_for_found(
+                &here.key,
+                "trialnet did not place found nodes, so nobody knows who else is on their machines",
+                "evict the pods (`kill` with `how = \"evict\"`), or let trialnet make the nodes",
+            );
+            return false;
+        }
+        self.needs_supervisor(&format!("`{}`", here.word), &here.key);
+        false
+    }
+
+    /// Complains that found nodes cannot be acted on from within.
+    pub(super) fn needs_supervisor(&mut self, what: &str, at: &Range<usize>) {
+        let problem = Problem::new(
+            code::NOT_OFFERED,
+            at,
+            format!("{what} needs a supervisor in the pod, which found nodes do not have"),
+        )
+        .label("not on found nodes")
+        .help("pods that somebody else made can be deleted, force-deleted and evicted (`kill` with `how`); for the rest, let trialnet make the nodes");
+        self.problems.push(problem);
+    }
+
     /// Complains that the backend lacks something, with its reason.
     pub(super) fn not_offered(&mut self, word: &str, at: &Range<usize>) -> bool {
+        self.not_offered_as(word, word, at)
+    }
+
+    /// The same of something that the file words otherwise.
+    pub(super) fn not_offered_as(&mut self, word: &str, shown: &str, at: &Range<usize>) -> bool {
         let capabilities = self.options.capabilities;
         let (code, reason) = match capabilities.lacks.get(word) {
             Some(reason) => (code::NOT_OFFERED, *reason),
             None => (code::NOT_YET, "no backend of this version carries it out yet"),
         };
-        let message = format!("the {} backend does not offer `{word}`", capabilities.backend);
+        let message = format!("the {} backend does not offer `{shown}`", capabilities.backend);
         self.problems
             .push(Problem::new(code, at, message).label("not offered").help(reason));
         false

@@ -1,0 +1,158 @@
+//! What can be seen of links from outside the injector: connections of trialnet's own over them, and what the operating
+//! system has counted on the nodes' connections.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+use super::proxy::connect;
+use super::trouble;
+use crate::backend::{LinkEvidence, LinkId, Trouble};
+use crate::model::Ms;
+
+/// How many connections are tried at the same time, so that a large network does not need as many files.
+const AT_ONCE: usize = 200;
+
+/// Received bytes by remote address and local port.
+type Received = BTreeMap<SocketAddr, BTreeMap<u16, u64>>;
+
+/// Where the connections of a look at this address come from, so that they are not taken for the nodes' own; `None`: from
+/// wherever the system likes.
+pub(crate) type Source = fn(SocketAddr) -> Option<IpAddr>;
+
+/// A link that is looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Way {
+    /// Which link.
+    pub(crate) link: LinkId,
+    /// The address at which the dialling node reaches it.
+    pub(crate) address: SocketAddr,
+    /// Where the dialled node itself listens, as `host:port`, if the way past the injector is looked at too.
+    pub(crate) past: Option<String>,
+}
+
+/// Looks at links. What the operating system has counted is read first, so that the two looks of a comparison are at least `limit`
+/// apart.
+///
+/// # Errors
+/// Only when this program fails: a link over which nothing comes is an answer.
+pub(crate) async fn links(ways: Vec<Way>, source: Source, limit: Ms) -> Result<Vec<LinkEvidence>, Trouble> {
+    let received = tokio::task::spawn_blocking(move || received(source))
+        .await
+        .map_err(|error| trouble("infra/internal", "the connections counted", error.to_string()))?;
+    let looks = ways.into_iter().map(|Way { link, address, past }| {
+        let open = received
+            .as_ref()
+            .map(|all| all.get(&address).cloned().unwrap_or_default());
+        async move {
+            let past = async {
+                let past = tokio::net::lookup_host(past?).await.ok()?.next()?;
+                first_byte(past, source(past), limit).await
+            };
+            let (first_byte, past) = tokio::join!(first_byte(address, source(address), limit), past);
+            LinkEvidence {
+                link,
+                first_byte,
+                past,
+                open,
+            }
+        }
+    });
+    Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
+}
+
+/// The time until a new connection brings its first byte.
+async fn first_byte(address: SocketAddr, source: Option<IpAddr>, limit: Ms) -> Option<Ms> {
+    let began = Instant::now();
+    let wait = async {
+        let mut stream = connect(address, source).await?;
+        stream.read_u8().await
+    };
+    // Refused, ended or silent: for the question whether bytes come over the link, it is all the same.
+    let came = tokio::time::timeout(limit.duration(), wait).await;
+    matches!(came, Ok(Ok(_))).then(|| began.elapsed().into())
+}
+
+/// What all connections here have received, those of looks excepted; `None` where it cannot be known.
+fn received(source: Source) -> Option<Received> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut all = Received::new();
+        for connection in super::sockets::established().ok()? {
+            if source(connection.remote).is_none_or(|probe| connection.local.ip() != probe) {
+                all.entry(connection.remote)
+                    .or_default()
+                    .insert(connection.local.port(), connection.received);
+            }
+        }
+        Some(all)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _: Source = source;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpSocket;
+
+    #[tokio::test]
+    async fn first_bytes_and_counted_bytes_are_seen() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let link = LinkId {
+            from: "a".to_owned(),
+            to: "b".to_owned(),
+            port: "p2p".to_owned(),
+        };
+        let way = Way {
+            link,
+            address,
+            past: Some(address.to_string()),
+        };
+        let look = async |limit| links(vec![way.clone()], |_| None, limit).await.unwrap();
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"12345").await.unwrap();
+        client.read_exact(&mut [0; 5]).await.unwrap();
+
+        let silent = look(Ms(50)).await;
+        assert_eq!((silent[0].first_byte, silent[0].past), (None, None));
+        if let Some(open) = &silent[0].open {
+            assert_eq!(open.get(&client.local_addr().unwrap().port()), Some(&5));
+        }
+        let greeter = tokio::spawn(async move {
+            // The look above was accepted by the kernel; it is gone by now, and greeting it is in vain.
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                drop(stream.write_all(b"x").await);
+                tokio::spawn(async move { stream.read_u8().await });
+            }
+        });
+        let loud = look(Ms::secs(20)).await;
+        assert!(loud[0].first_byte.is_some() && loud[0].past.is_some());
+        greeter.abort();
+    }
+
+    #[tokio::test]
+    async fn looks_are_not_taken_for_connections_of_the_node() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let source: Source = |_| Some(IpAddr::from([127, 77, 255, 255]));
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.77.255.255:0".parse().unwrap()).unwrap();
+        let _open = socket.connect(address).await.unwrap();
+        if let Some(all) = received(source) {
+            assert_eq!(all.get(&address), None);
+            assert_eq!(received(|_| None).unwrap()[&address].len(), 1);
+        }
+    }
+}
