@@ -44,7 +44,10 @@ pub struct Setup<'a> {
     pub run: String,
     /// Makes the nodes.
     pub deployer: Arc<dyn Deployer>,
-    /// What the backend reports by itself: processes that started and ended, trouble.
+    /// Where the backend reports what happens by itself: processes that started and ended, trouble. What the engine does goes the same way, so
+    /// that a cause is heard before its effect, whichever of the two reports first what follows from the other.
+    pub records: mpsc::UnboundedSender<Record>,
+    /// The other end of it.
     pub events: mpsc::UnboundedReceiver<Record>,
     /// The chain.
     pub adapter: &'static dyn ChainAdapter,
@@ -125,6 +128,7 @@ async fn carry(setup: Setup<'_>, stay: bool) -> (Finished, Option<Made>) {
         plan,
         run,
         deployer,
+        records,
         mut events,
         adapter,
         cancel,
@@ -135,7 +139,7 @@ async fn carry(setup: Setup<'_>, stay: bool) -> (Finished, Option<Made>) {
     let (messages, mut inbox) = mpsc::unbounded_channel();
     let (samples, mut observed) = mpsc::channel(1024);
     let (line, mut told) = mpsc::channel(1024);
-    let desk = Desk { messages };
+    let desk = Desk { records, messages };
     let abort = CancellationToken::new();
     let mut dispatcher = Dispatcher {
         judge: Judge::new(&plan),
@@ -196,7 +200,6 @@ async fn carry(setup: Setup<'_>, stay: bool) -> (Finished, Option<Made>) {
 /// What the dispatcher can be asked.
 #[derive(Debug)]
 enum Message {
-    Record(Record),
     /// Reply when the network is ready.
     Ready(oneshot::Sender<()>),
     /// Reply when Q is at least this.
@@ -233,13 +236,17 @@ struct Missing {
 /// Where records go and questions are asked. Copies lead to the same dispatcher; messages of one task keep their order.
 #[derive(Clone, Debug)]
 struct Desk {
+    records: mpsc::UnboundedSender<Record>,
     messages: mpsc::UnboundedSender<Message>,
 }
 
 impl Desk {
     /// Writes a record.
     fn record(&self, record: Record) {
-        self.tell(Message::Record(record));
+        // As below.
+        if self.records.send(record).is_err() {
+            tracing::debug!("a record came after the end of the run");
+        }
     }
 
     fn tell(&self, message: Message) {
@@ -312,19 +319,16 @@ impl Dispatcher<'_> {
             observed,
             told,
         } = sources;
-        let (mut backend_open, mut observer_open, mut line_open) = (true, true, true);
+        let (mut observer_open, mut line_open) = (true, true);
         loop {
             let wake = self.wakes();
-            // In this order: a fault is announced before the exit that it causes is heard of.
+            // In this order: who asks asks about everything that was recorded before.
             let over = tokio::select! {
                 biased;
+                Some(record) = events.recv() => self.came(Input::Record(record)),
                 message = inbox.recv() => match message {
                     Some(message) => self.came(Input::Message(message)),
                     None => true,
-                },
-                event = events.recv(), if backend_open => match event {
-                    Some(record) => self.came(Input::Record(record)),
-                    None => { backend_open = false; false }
                 },
                 record = observed.recv(), if observer_open => match record {
                     Some(record) => self.came(Input::Record(record)),
@@ -342,14 +346,9 @@ impl Dispatcher<'_> {
         }
     }
 
-    /// Handles a message that came at a moment; true at the end of the run.
-    fn hear(&mut self, message: Message, at: Ms) -> bool {
+    /// Handles a question.
+    fn hear(&mut self, message: Message) {
         match message {
-            Message::Record(record) => {
-                let end = record == Record::End;
-                self.take(record, at);
-                return end;
-            }
             Message::Ready(reply) => self.waiting.push(Waiter::Ready(reply)),
             Message::Height(height, reply) => self.waiting.push(Waiter::Height(height, reply)),
             Message::Answer(step, reply) => self.waiting.push(Waiter::Answer(step, reply)),
@@ -365,7 +364,6 @@ impl Dispatcher<'_> {
             Message::Leftovers(leftovers) => self.leftovers = leftovers,
         }
         self.answer_waiters();
-        false
     }
 
     /// Takes one record in that has just come.

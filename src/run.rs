@@ -136,8 +136,8 @@ pub async fn run(
                 outages: plan.fails_machines(),
             };
             match plan.network.attach.clone() {
-                Some(attach) => Arc::new(Found::new(options, attach, records)),
-                None => Arc::new(Kubernetes::new(options, records)),
+                Some(attach) => Arc::new(Found::new(options, attach, records.clone())),
+                None => Arc::new(Kubernetes::new(options, records.clone())),
             }
         }
         BackendKind::Local | BackendKind::Memory => {
@@ -145,7 +145,7 @@ pub async fn run(
                 scenario: plan.scenario.clone(),
                 ..LocalOptions::new(exe, path.clone(), run.clone())
             };
-            Arc::new(Local::new(options, records))
+            Arc::new(Local::new(options, records.clone()))
         }
     };
     let adapter = adapter(plan.network.chain);
@@ -161,6 +161,7 @@ pub async fn run(
         plan,
         run,
         deployer,
+        records,
         events,
         adapter,
         cancel,

@@ -475,6 +475,11 @@ impl Shared {
 
     /// The guard saw something happen to a node.
     fn happened(&self, node: String, event: NodeEvent) {
+        // Told before anybody can see it and tell what follows from it.
+        self.record(Record::Node {
+            node: node.clone(),
+            event: event.clone(),
+        });
         if let NodeEvent::Started {
             component,
             pid,
@@ -490,7 +495,6 @@ impl Shared {
             };
             view.components.insert(component.clone(), generation);
         }
-        self.record(Record::Node { node, event });
     }
 
     fn record(&self, record: Record) {

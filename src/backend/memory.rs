@@ -97,9 +97,12 @@ struct MemoryNode {
 const COMES_BACK: Ms = Ms(300);
 
 impl Memory {
-    /// A double for a plan, and the events that it will report.
+    /// A double for a plan, and the two ends of the way on which it will report.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, tamper: Tamper) -> (Self, mpsc::UnboundedReceiver<Record>) {
+    pub fn new(
+        plan: Arc<Plan>,
+        tamper: Tamper,
+    ) -> (Self, mpsc::UnboundedSender<Record>, mpsc::UnboundedReceiver<Record>) {
         let (events, receiver) = mpsc::unbounded_channel();
         let world = World {
             plan,
@@ -115,13 +118,14 @@ impl Memory {
             backend: "memory",
             lacks: BTreeMap::new(),
         });
+        let records = events.clone();
         let memory = Self {
             world: Arc::new(Mutex::new(world)),
             events,
             capabilities,
             over: CancellationToken::new(),
         };
-        (memory, receiver)
+        (memory, records, receiver)
     }
 
     /// Lets a node die by itself with an exit code.

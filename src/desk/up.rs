@@ -89,14 +89,14 @@ pub async fn up(
                 alone: plan.alone(),
                 outages: false,
             };
-            Backend::Kubernetes(Kubernetes::new(options, records))
+            Backend::Kubernetes(Kubernetes::new(options, records.clone()))
         }
         BackendKind::Local | BackendKind::Memory => {
             let local = LocalOptions {
                 scenario: plan.scenario.clone(),
                 ..LocalOptions::new(options.exe, path.clone(), run.clone())
             };
-            Backend::Local(Local::new(local, records))
+            Backend::Local(Local::new(local, records.clone()))
         }
     };
     let (mut unwritten, mut last) = (None, None);
@@ -116,6 +116,7 @@ pub async fn up(
         plan: Arc::clone(&plan),
         run: run.clone(),
         deployer: backend.deployer(),
+        records,
         events,
         adapter: adapter(plan.network.chain),
         cancel: options.cancel.clone(),

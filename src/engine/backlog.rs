@@ -205,10 +205,14 @@ impl Dispatcher<'_> {
 
     fn handle(&mut self, input: Input, at: Ms) -> bool {
         match input {
-            Input::Message(message) => self.hear(message, at),
-            Input::Record(record) => {
-                self.take(record, at);
+            Input::Message(message) => {
+                self.hear(message);
                 false
+            }
+            Input::Record(record) => {
+                let end = record == Record::End;
+                self.take(record, at);
+                end
             }
         }
     }

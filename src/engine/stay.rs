@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Desk;
 use super::faults::{Held, Keeper, Request};
 use super::probe::Prober;
 use super::steps::{Failure, Network, RPC_LIMIT, http, rpc_endpoint};
-use super::{Desk, Message};
 use crate::backend::{Addresses, JobOutput, LinkId, NodeAddresses, NodeOps, Trouble};
 use crate::chain::rpc::Rpc;
 use crate::chain::{ChainAdapter, Rendered};
@@ -90,16 +90,12 @@ impl Hand {
         held: Held,
         tell: mpsc::UnboundedSender<Record>,
     ) -> Result<Self, Trouble> {
-        let (messages, mut inbox) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(message) = inbox.recv().await {
-                // There is no judge that could answer anything else, and nothing asks for one here.
-                if let Message::Record(record) = message {
-                    drop(tell.send(record));
-                }
-            }
-        });
-        let desk = Desk { messages };
+        // There is no judge that could answer, and nothing asks for one here.
+        let (messages, _) = mpsc::unbounded_channel();
+        let desk = Desk {
+            records: tell,
+            messages,
+        };
         let client = http()?;
         let mut rpc = BTreeMap::new();
         let mut addresses = BTreeMap::new();

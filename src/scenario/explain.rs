@@ -185,6 +185,13 @@ codes! {
 /// The codes of the forecast, which are made in `forecast`.
 pub const FORECAST: &[crate::codes::Code] = &[
     (
+        "quorum/asks-nobody",
+        "an expectation that may find no node to look at",
+        "Without `nodes`, an expectation of lag, peers, version, validators, restarts or a log line looks at the nodes that are \
+         under no fault, and by that step every node may still be under one. Whether anything was judged would depend on how \
+         quick the steps before were. Say with `nodes` which are meant, or end the fault first.",
+    ),
+    (
         "quorum/contradiction",
         "an expectation contradicts the arithmetic",
         "Under the faults that are on at that moment, the network cannot do what the step expects: it has to halt where \

@@ -18,7 +18,7 @@ pub(super) use self::timeline::injection;
 use self::timeline::{On, Outlook, Timeline, View};
 use crate::model::effects::effect_of;
 use crate::model::{
-    Action, Expect, Fault, FaultKind, Lasts, Ms, NodeName, Plan, Step, Sum, Targets, What, When, Window,
+    Action, Expect, Fault, FaultKind, Lasts, Ms, Node, NodeName, Plan, Step, Sum, Targets, What, When, Window,
 };
 use crate::quorum::{Effect, Engine, Forecast, Net, reckon};
 
@@ -30,6 +30,8 @@ pub const UNDECLARED_HALT: &str = "quorum/undeclared-halt";
 pub const HALT_OUTLASTS_FAULT: &str = "quorum/halt-outlasts-fault";
 /// Nobody can say whether the network goes on.
 pub const UNDETERMINED: &str = "quorum/undetermined";
+/// An expectation looks at the nodes that are under no fault, and there may be none.
+pub const ASKS_NOBODY: &str = "quorum/asks-nobody";
 /// A recovery is expected of a fault that cannot have ended by then.
 pub const RECOVERY_IMPOSSIBLE: &str = "quorum/recovery-impossible";
 
@@ -339,6 +341,7 @@ impl Check<'_> {
             | What::Log { .. }
             | What::Restarts(_) => {}
         }
+        self.asked(step, expect);
         if step.go_on || step.background || expect.window == Window::Never {
             return;
         }
@@ -347,6 +350,62 @@ impl Check<'_> {
             What::Progress { blocks } => self.known_height = self.known_height.saturating_add(*blocks),
             _ => {}
         }
+    }
+
+    /// Somebody has to be left to look at: who is under a fault is passed over, except where an expectation names its nodes.
+    fn asked(&mut self, step: &Step, expect: &Expect) {
+        let network_wide = match &expect.what {
+            What::Progress { .. } | What::Halt { .. } | What::Height(_) | What::Tx { .. } | What::Recovery { .. } => {
+                true
+            }
+            What::Lag(_)
+            | What::Peers(_)
+            | What::Version { .. }
+            | What::Validators { .. }
+            | What::Log { .. }
+            | What::Restarts(_) => false,
+        };
+        if network_wide || expect.nodes.is_some() || expect.window == Window::Never {
+            return;
+        }
+        let view = View::of(step);
+        // What ends in time leaves an expectation that waits its nodes.
+        let stays = |fault: usize| match expect.window {
+            Window::Within(within) => self.timeline.fault_end(fault, view).0 >= self.timeline.window(step, within).1,
+            Window::Now | Window::For(_) | Window::Never => true,
+        };
+        let mut held: Vec<(usize, &Fault)> = Vec::new();
+        for (fault, what) in self.plan.faults() {
+            let cuts = matches!(what.kind, FaultKind::Partition { .. });
+            let on = fault.index < step.index && self.timeline.fault_on(fault.index, view, 0) != On::Off;
+            if on && !cuts && stays(fault.index) {
+                held.push((fault.index, what));
+            }
+        }
+        let by = |node: &Node| {
+            let of = |(_, fault): &&(usize, &Fault)| matches!(&fault.targets, Targets::Nodes(names) if names.contains(&node.name));
+            held.iter().find(of).map(|(_, fault)| fault.id.as_str())
+        };
+        let Some(by): Option<Vec<&str>> = self.plan.network.nodes.iter().map(by).collect() else {
+            return;
+        };
+        let mut ids: Vec<&str> = Vec::new();
+        for id in by {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        let faults = and(&ticked(&ids));
+        let heal: Vec<String> = ids.iter().map(|id| format!("\"{id}\"")).collect();
+        self.refuse(
+            step.index,
+            ASKS_NOBODY,
+            format!("this looks at the nodes that are under no fault, and every node may still be under {faults}"),
+            format!(
+                "say which are meant, as with `nodes = [\"all\"]`, or put `heal = [{}]` before this step",
+                heal.join(", ")
+            ),
+        );
     }
 
     /// The chain has to grow at some time before the limit; with `after`, only what comes after that fault's end counts.

@@ -7,12 +7,13 @@ mod repeat;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use trialnet::backend::memory::{Memory, Tamper};
 use trialnet::engine::{self, Cancel, Finished, Keep, Setup};
 use trialnet::model::verdict::{StepEnd, Verdict};
 use trialnet::model::*;
-use trialnet::record::{Event, FaultState, Record, Stamped};
+use trialnet::record::{Event, FaultState, NodeEvent, Record, Stamped};
 
 fn node(index: usize, start: Start) -> Node {
     Node {
@@ -168,7 +169,7 @@ impl Ended {
 /// Runs a plan; `during` sees every event and may act.
 async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, &Event) + Send + Sync) -> Ended {
     let plan = Arc::new(plan);
-    let (memory, events) = Memory::new(Arc::clone(&plan), tamper);
+    let (memory, reports, events) = Memory::new(Arc::clone(&plan), tamper);
     let cancel = Cancel::default();
     let records = Mutex::new(Vec::new());
     let mut sink = |event: Event| {
@@ -181,6 +182,7 @@ async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, 
         plan,
         run: "test".to_owned(),
         deployer: Arc::new(memory.clone()),
+        records: reports,
         events,
         adapter: trialnet::chain::adapter(ChainKind::Devnode),
         cancel: cancel.clone(),
@@ -236,6 +238,43 @@ async fn a_kill_has_five_states_and_heals_by_itself() {
     ended.verdict(Verdict::Passed);
     assert_eq!(ended.states("victim"), WHOLE_LIFE);
     assert!(ended.finished.report.faults[0].recovery_ms.is_some());
+}
+
+/// The backend says that a process was started, the engine that it answers: a run that takes neither in for a while still hears the one before the
+/// other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_is_heard_before_what_follows_from_it() {
+    let steps = vec![
+        (
+            "victim",
+            fault("victim", FaultKind::Kill, &["validator-1"], Lasts::For(Ms(100))),
+        ),
+        (
+            "",
+            expect(
+                What::Recovery {
+                    of: "victim".to_owned(),
+                },
+                Window::Within(Ms::secs(10)),
+            ),
+        ),
+    ];
+    let ended = run_with(plan(steps), Tamper::None, |_, _, event| {
+        let verified = |stamped: &Stamped| matches!(&stamped.record, Record::Fault { state, .. } if *state == FaultState::Verified);
+        if matches!(event, Event::Record(stamped) if verified(stamped)) {
+            // Longer than the fault and its revert take.
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    })
+    .await;
+    ended.verdict(Verdict::Passed);
+    let position = |wanted: &dyn Fn(&Record) -> bool| ended.records.iter().position(|stamped| wanted(&stamped.record));
+    let started = position(
+        &|record| matches!(record, Record::Node { node, event: NodeEvent::Started { generation: 2, .. } } if node == "validator-1"),
+    );
+    let answered =
+        position(&|record| matches!(record, Record::Fault { state, .. } if *state == FaultState::RevertVerified));
+    assert!(started.is_some() && started < answered, "{started:?} {answered:?}");
 }
 
 #[tokio::test]

@@ -209,6 +209,8 @@ struct Known {
     id: String,
     generation: u32,
     runs: bool,
+    /// Whether its start was reported: nobody is shown it before, so that nobody tells first what follows from it.
+    told: bool,
 }
 
 impl Found {
@@ -429,6 +431,7 @@ impl Shared {
             for change in events {
                 self.tell(site, change).await;
             }
+            lock(&network.known).values_mut().for_each(|known| known.told = true);
             if let Some(trouble) = pods.trouble(&site.client, &calm).await
                 && told.insert((trouble.code.clone(), trouble.node.clone()))
             {
@@ -468,13 +471,14 @@ impl Shared {
                 .map(|seat| &seat.containers);
             let component = |name: &String| {
                 let container = pod.and_then(|pod| pod.container(name));
-                let runs = container.is_some_and(|container| matches!(container.state, State::Running { .. }));
+                let runs = container.filter(|container| matches!(container.state, State::Running { .. }));
+                let known = known.get(&(node.to_owned(), name.clone()));
+                let told = |container: &Container| known.is_some_and(|known| known.told && known.id == container.id);
+                let runs = runs.is_some_and(told);
                 ComponentState {
                     name: name.clone(),
                     pid: None,
-                    generation: known
-                        .get(&(node.to_owned(), name.clone()))
-                        .map_or(0, |known| known.generation),
+                    generation: known.map_or(0, |known| known.generation),
                     run: if runs { RunState::Running } else { RunState::Gone },
                     place: pod.zip(container).map(|(pod, container)| Incarnation {
                         pod_uid: pod.uid.clone(),
@@ -597,6 +601,7 @@ fn changes(
                 id,
                 generation: known.generation + 1,
                 runs: true,
+                told: false,
             };
             changes.push(Change {
                 node: node.clone(),

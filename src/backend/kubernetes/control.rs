@@ -362,8 +362,9 @@ impl Line {
             Said::Event { number, event } => {
                 self.after = number;
                 let event = self.counted(event);
+                // Told before anybody can see it and tell what follows from it.
+                self.tell(event.clone());
                 self.see(&event);
-                self.tell(event);
             }
             Said::Trouble(trouble) => self.record(trouble.into()),
         }

@@ -1063,3 +1063,41 @@ fn large_plans_are_reckoned_too() {
         .progress(5, 10)
         .fine();
 }
+
+#[test]
+fn somebody_is_left_to_look_at() {
+    let behind = What::Lag(Bounds {
+        at_least: None,
+        at_most: Some(5),
+    });
+    let delay = FaultKind::Delay {
+        links: Vec::new(),
+        latency: Ms(60),
+        jitter: Ms(10),
+        each: Vec::new(),
+    };
+    let all: Vec<usize> = (0..4).collect();
+    let slow = |nodes: &[usize], lasts: Lasts| four().on("slow", delay.clone(), nodes, lasts);
+    let look = |draft: Draft, window: Window| draft.progress(5, 40).expect(behind.clone(), window);
+    look(slow(&all, lasts(8)), Window::For(secs(2))).refused(
+        2,
+        ASKS_NOBODY,
+        "this looks at the nodes that are under no fault, and every node may still be under `slow`",
+        "say which are meant, as with `nodes = [\"all\"]`, or put `heal = [\"slow\"]` before this step",
+    );
+    look(slow(&all, HELD), Window::Within(secs(20))).codes(&[(2, ASKS_NOBODY)]);
+    look(
+        slow(&[0, 1], HELD).on("late", delay.clone(), &[2, 3], HELD),
+        Window::Now,
+    )
+    .codes(&[(3, ASKS_NOBODY)]);
+    // It waits for longer than the fault lasts.
+    look(slow(&all, lasts(8)), Window::Within(secs(20))).fine();
+    look(slow(&all[1..], lasts(8)), Window::For(secs(2))).fine();
+    look(slow(&all, HELD).heal(&["slow"]), Window::For(secs(2))).fine();
+    let mut named = look(slow(&all, HELD), Window::For(secs(2)));
+    if let Action::Expect(expect) = &mut named.last().action {
+        expect.nodes = Some(names(&all));
+    }
+    named.fine();
+}

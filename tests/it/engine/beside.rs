@@ -120,7 +120,7 @@ where
 {
     plan.kubernetes.observe = ObserveFrom::Cluster;
     let plan = Arc::new(plan);
-    let (memory, events) = Memory::new(Arc::clone(&plan), Tamper::None);
+    let (memory, reports, events) = Memory::new(Arc::clone(&plan), Tamper::None);
     let beside = Beside {
         memory: memory.clone(),
         line: Arc::default(),
@@ -147,6 +147,7 @@ where
         plan,
         run: "test".to_owned(),
         deployer: Arc::new(beside),
+        records: reports,
         events,
         adapter: trialnet::chain::adapter(ChainKind::Devnode),
         cancel,
