@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::agent::registry::{self, Life, RunEntry};
 use crate::agent::trouble;
-use crate::backend::kubernetes::provider::Flags;
+use crate::backend::kubernetes::provider::{self, Flags};
 use crate::backend::kubernetes::{self, Kubernetes, KubernetesOptions};
 use crate::backend::local::Local;
 use crate::backend::{Deployer, RunState, Teardown, Trouble};
@@ -332,7 +332,13 @@ pub async fn all(flags: &Flags) -> Result<Vec<Place>, Trouble> {
     let stays = |entry: &RunEntry| entry.stays && entry.cluster.is_none() && entry.life() == Life::Up;
     let entries = registry::list_runs().into_iter().filter(stays);
     let mut places: Vec<Place> = entries.map(|entry| Place::Local(Box::new(entry))).collect();
-    let namespaces = Box::pin(kubernetes::desk::all(flags, CLUSTER_LIMIT)).await?;
+    // Where one of this machine is there already, nobody waits long for a cluster that is not meant.
+    let limit = if places.is_empty() {
+        provider::ANSWER_LIMIT
+    } else {
+        CLUSTER_LIMIT
+    };
+    let namespaces = Box::pin(kubernetes::desk::all(flags, limit)).await?;
     places.extend(namespaces.into_iter().map(|place| Place::Cluster(Box::new(place))));
     Ok(places)
 }

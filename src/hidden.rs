@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -107,10 +107,12 @@ pub fn command_line(cli: Cli) -> ExitCode {
     let cancel = Cancel::default();
     let ending = cli.command.ending();
     let code = runtime.block_on(async {
+        // Before anything is begun that a signal should not just cut off.
+        let streams = streams();
         tokio::select! {
             code = Box::pin(cli::run(cli, &ui, &exe, &cancel)) => code,
             // Only the third signal gets here; the guards go on to remove what they own.
-            code = signals(&ui, &cancel, ending) => code,
+            code = signals(streams, &ui, &cancel, ending) => code,
         }
     });
     runtime.shutdown_background();
@@ -139,8 +141,8 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// The first signal reverts and tears down, the second kills, the third leaves at once.
-async fn signals(ui: &Ui, cancel: &Cancel, ending: &str) -> u8 {
+/// The signals that ask for an end, by name; from now on they no longer end the process.
+fn streams() -> Vec<(&'static str, Signals)> {
     let kinds = [
         ("SIGINT", SignalKind::interrupt()),
         ("SIGTERM", SignalKind::terminate()),
@@ -153,6 +155,11 @@ async fn signals(ui: &Ui, cancel: &Cancel, ending: &str) -> u8 {
             Err(error) => tracing::warn!("{name} cannot be caught: {error}"),
         }
     }
+    streams
+}
+
+/// The first signal reverts and tears down, the second kills, the third leaves at once.
+async fn signals(mut streams: Vec<(&'static str, Signals)>, ui: &Ui, cancel: &Cancel, ending: &str) -> u8 {
     for count in 1.. {
         let received = streams.iter_mut().map(|(name, stream)| {
             Box::pin(async move {

@@ -87,7 +87,7 @@ pub struct Judge {
     /// Q up to which heights have to be compared.
     goal: Option<u64>,
     // What was found.
-    stalled: bool,
+    stalled: nodes::Found,
     notes: Notes,
     /// So many notes were given out.
     announced: usize,
@@ -145,7 +145,7 @@ impl Judge {
             settle_mark: None,
             settle_judged: false,
             goal: None,
-            stalled: false,
+            stalled: nodes::Found::No,
             notes: Notes::default(),
             announced: 0,
             conflicts_changed: false,

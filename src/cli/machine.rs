@@ -9,7 +9,7 @@ use super::{Backend, DoctorArgs, GcArgs, LookArgs, PsArgs, cluster};
 use crate::agent::registry::{self, Life, RunEntry};
 use crate::backend::Trouble;
 use crate::backend::kubernetes::api::Failure;
-use crate::backend::kubernetes::{gc, teardown};
+use crate::backend::kubernetes::{gc, provider, teardown};
 use crate::model::Ms;
 use crate::scenario::Loaded;
 use crate::ui::Ui;
@@ -84,7 +84,7 @@ pub async fn gc(args: &GcArgs, ui: &Ui) -> u8 {
         done.extend(Box::pin(gc::sweep_registered(&dir, *dry_run, teardown::LIMIT)).await);
     }
     let mut code = exit::PASSED;
-    match Box::pin(gc::reach(&cluster.into(), CLUSTER_LIMIT)).await {
+    match Box::pin(gc::reach(&cluster.into(), provider::ANSWER_LIMIT)).await {
         Ok(Some(api)) => done.extend(Box::pin(gc::sweep(&api, *older_than, *dry_run, teardown::LIMIT)).await),
         Ok(None) => {}
         Err(trouble) => {

@@ -1,7 +1,7 @@
 //! Growth, silence, lag and processes.
 
 use super::effects::{is_quorum, weight};
-use super::nodes::{Damaged, Quiet, cause_words};
+use super::nodes::{Damaged, Found, Quiet, cause_words};
 use super::notes::Draft;
 use super::{Judge, short};
 use crate::model::verdict::Class;
@@ -27,9 +27,10 @@ impl Judge {
 
     /// Since when Q has to have grown, if it has to grow at all.
     fn stall_from(&self) -> Option<Ms> {
-        let judged = !self.stalled && !self.ground_gone && self.view.forecast == Some(Forecast::MustGoOn);
+        let judged = self.stalled != Found::Yes && !self.ground_gone && self.view.forecast == Some(Forecast::MustGoOn);
         let ready = self.ready.filter(|_| judged && !self.off(Invariant::MaxStall))?;
-        Some(ready.max(self.heights.q_grew).max(self.view.since))
+        let from = ready.max(self.heights.q_grew).max(self.view.since);
+        Some(self.clear_from(self.stalled, from, self.stall_limit()))
     }
 
     /// The next moment at which a stall can be one.
@@ -48,7 +49,6 @@ impl Judge {
         let Some(until) = self.seen_still().filter(|until| until.since(from) > limit) else {
             return;
         };
-        self.stalled = true;
         let q = self.heights.q;
         let seen = format!(
             "Q stayed at {q} for {}; {}",
@@ -61,7 +61,7 @@ impl Judge {
             seen,
             ..Draft::new("liveness/stall", Class::LivenessFailed, from)
         };
-        self.find_unless_starved(draft, limit);
+        self.stalled = self.find_unless_starved(draft, limit);
     }
 
     /// Until when Q certainly did not grow: the latest moment at which nodes without which there is no quorum were seen at Q or
@@ -109,7 +109,7 @@ impl Judge {
                 last: sent,
                 cause,
                 detail: String::new(),
-                found: false,
+                found: Found::No,
             }),
         };
         quiet.last = quiet.last.max(sent);
@@ -129,9 +129,9 @@ impl Judge {
         let (Some(quiet), Some(ready)) = (&node.silence, self.ready) else {
             return;
         };
-        let since = quiet.since.max(ready);
+        let since = self.clear_from(quiet.found, quiet.since.max(ready), limit);
         let long = quiet.last.since(since);
-        if quiet.found || long <= limit {
+        if quiet.found == Found::Yes || long <= limit {
             return;
         }
         let process = match node.alive {
@@ -163,10 +163,10 @@ impl Judge {
             seen,
             ..Draft::new(code, class, since)
         };
+        let found = self.find_unless_starved(draft, limit);
         if let Some(quiet) = &mut self.nodes[i].silence {
-            quiet.found = true;
+            quiet.found = found;
         }
-        self.find_unless_starved(draft, limit);
     }
 
     /// A node that answers has to name validators. Looked at with each of its samples, which come once a second at least.
@@ -224,7 +224,10 @@ impl Judge {
             ),
             ..Draft::new("liveness/lag", Class::LivenessFailed, since)
         };
-        self.find_unless_starved(draft, self.plan.invariants.max_stall);
+        if self.find_unless_starved(draft, self.plan.invariants.max_stall) == Found::Unclear {
+            // It is counted again from the next on.
+            self.nodes[i].behind = (0, sent);
+        }
     }
 
     /// Takes in what happened to a process.
@@ -383,12 +386,20 @@ impl Judge {
         (late.0 > limit.0 / 5).then_some(late)
     }
 
+    /// From when on a time is judged: where it could not be told before, from the last poll on that came too late for that.
+    fn clear_from(&self, found: Found, from: Ms, limit: Ms) -> Ms {
+        let spoils = |(_, by): &&(Ms, Ms)| by.0 > limit.0 / 5;
+        let last = self.late.iter().rev().find(spoils);
+        let after = last.filter(|_| found == Found::Unclear).map(|(at, _)| *at + Ms(1));
+        after.map_or(from, |after| from.max(after))
+    }
+
     /// Notes a failure of liveness, or that trialnet itself was starved.
-    pub(super) fn find_unless_starved(&mut self, draft: Draft, limit: Ms) {
+    pub(super) fn find_unless_starved(&mut self, draft: Draft, limit: Ms) -> Found {
         let liveness = draft.class == Class::LivenessFailed;
         let Some(late) = self.starved(draft.since, limit).filter(|_| liveness) else {
             self.find(draft);
-            return;
+            return Found::Yes;
         };
         self.find(Draft {
             expected: format!(
@@ -401,5 +412,6 @@ impl Judge {
             class: Class::Inconclusive,
             ..draft
         });
+        Found::Unclear
     }
 }

@@ -79,8 +79,17 @@ pub(super) struct Quiet {
     pub(super) last: Ms,
     pub(super) cause: Silence,
     pub(super) detail: String,
-    /// It was found already.
-    pub(super) found: bool,
+    pub(super) found: Found,
+}
+
+/// Whether what goes on was found already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Found {
+    #[default]
+    No,
+    /// Polls came too late to tell; if it goes on with polls in time, it is told then.
+    Unclear,
+    Yes,
 }
 
 impl Track {
@@ -295,7 +304,7 @@ impl Judge {
                 if self.heights.recent.len() > 256 {
                     self.heights.recent.pop_front();
                 }
-                self.stalled = false;
+                self.stalled = Found::No;
                 return;
             }
         }

@@ -18,7 +18,7 @@ pub(super) use self::timeline::injection;
 use self::timeline::{On, Outlook, Timeline, View};
 use crate::model::effects::effect_of;
 use crate::model::{
-    Action, Expect, Fault, FaultKind, Lasts, Ms, Node, NodeName, Plan, Step, Sum, Targets, What, When, Window,
+    Action, Expect, Fault, FaultKind, Lasts, Ms, NodeName, Plan, Step, Sum, Targets, What, When, Window,
 };
 use crate::quorum::{Effect, Engine, Forecast, Net, reckon};
 
@@ -368,43 +368,63 @@ impl Check<'_> {
         if network_wide || expect.nodes.is_some() || expect.window == Window::Never {
             return;
         }
-        let view = View::of(step);
+        let (plan, view) = (self.plan, View::of(step));
         // What ends in time leaves an expectation that waits its nodes.
         let stays = |fault: usize| match expect.window {
             Window::Within(within) => self.timeline.fault_end(fault, view).0 >= self.timeline.window(step, within).1,
             Window::Now | Window::For(_) | Window::Never => true,
         };
-        let mut held: Vec<(usize, &Fault)> = Vec::new();
-        for (fault, what) in self.plan.faults() {
+        let over = |(fault, what): &(&Step, &Fault)| {
             let cuts = matches!(what.kind, FaultKind::Partition { .. });
             let on = fault.index < step.index && self.timeline.fault_on(fault.index, view, 0) != On::Off;
-            if on && !cuts && stays(fault.index) {
-                held.push((fault.index, what));
-            }
-        }
-        let by = |node: &Node| {
-            let of = |(_, fault): &&(usize, &Fault)| matches!(&fault.targets, Targets::Nodes(names) if names.contains(&node.name));
-            held.iter().find(of).map(|(_, fault)| fault.id.as_str())
+            on && !cuts && stays(fault.index)
         };
-        let Some(by): Option<Vec<&str>> = self.plan.network.nodes.iter().map(by).collect() else {
+        let held: Vec<&Fault> = plan.faults().filter(over).map(|(_, what)| what).collect();
+        let Some(ids) = each_held(plan.network.nodes.iter().map(|node| &node.name), &held) else {
             return;
         };
-        let mut ids: Vec<&str> = Vec::new();
-        for id in by {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-        let faults = and(&ticked(&ids));
-        let heal: Vec<String> = ids.iter().map(|id| format!("\"{id}\"")).collect();
         self.refuse(
             step.index,
             ASKS_NOBODY,
-            format!("this looks at the nodes that are under no fault, and every node may still be under {faults}"),
             format!(
-                "say which are meant, as with `nodes = [\"all\"]`, or put `heal = [{}]` before this step",
-                heal.join(", ")
+                "this looks at the nodes that are under no fault, and every node may still be under {}",
+                and(&ticked(&ids))
             ),
+            format!(
+                "say which are meant, as with `nodes = [\"all\"]`, or put {} before this step",
+                heal_of(&ids)
+            ),
+        );
+    }
+
+    /// A recovery is looked for on the nodes of the fault that no other one holds: some have to be free in its time.
+    fn recovers_somewhere(&mut self, step: &Step, of: &str, limit: i64) {
+        let plan = self.plan;
+        let Some(fault) = plan.fault(of) else { return };
+        let nodes: Vec<&NodeName> = match &fault.targets {
+            _ if matches!(fault.kind, FaultKind::Partition { .. }) => {
+                plan.network.nodes.iter().map(|node| &node.name).collect()
+            }
+            Targets::Nodes(names) => names.iter().collect(),
+            Targets::Leader { .. } => return,
+        };
+        let view = View::of(step);
+        let holds = |(at, other): &(&Step, &Fault)| {
+            let on = at.index < step.index && self.timeline.fault_on(at.index, view, 0) == On::Certainly;
+            on && other.id != of && self.timeline.fault_end(at.index, view).0 >= limit
+        };
+        let held: Vec<&Fault> = plan.faults().filter(holds).map(|(_, other)| other).collect();
+        let Some(ids) = each_held(nodes.into_iter(), &held) else {
+            return;
+        };
+        self.refuse(
+            step.index,
+            ASKS_NOBODY,
+            format!(
+                "nobody is left on whom `{of}` could be seen to be over: until then every node of it is under {}",
+                and(&ticked(&ids))
+            ),
+            format!("put {} before this step, or ask after that fault", heal_of(&ids)),
         );
     }
 
@@ -533,6 +553,7 @@ impl Check<'_> {
         let (_, limit) = self.timeline.window(step, growth.within);
         let (earliest, latest) = self.timeline.fault_end(fault, view);
         if latest < limit {
+            self.recovers_somewhere(step, of, limit);
             return self.growth(step, Some(growth), Some(fault));
         }
         let within = growth.within;
@@ -759,8 +780,7 @@ impl Check<'_> {
         if faults.is_empty() {
             return "start the nodes that are not up, or allow more time".into();
         }
-        let ids: Vec<String> = faults.iter().map(|id| format!("\"{id}\"")).collect();
-        format!("put `heal = [{}]` {then}", ids.join(", "))
+        format!("put {} {then}", heal_of(&faults))
     }
 
     fn refuse(&mut self, step: usize, code: &'static str, message: String, help: String) {
@@ -771,6 +791,25 @@ impl Check<'_> {
             help,
         });
     }
+}
+
+/// The faults that hold nodes, each once, if every node is held by one of these.
+fn each_held<'a>(nodes: impl Iterator<Item = &'a NodeName>, faults: &[&'a Fault]) -> Option<Vec<&'a str>> {
+    let mut ids: Vec<&str> = Vec::new();
+    for node in nodes {
+        let holds = |fault: &&&Fault| matches!(&fault.targets, Targets::Nodes(names) if names.contains(node));
+        let id = faults.iter().find(holds)?.id.as_str();
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    Some(ids)
+}
+
+/// The step that ends these, in the words of the language.
+fn heal_of(ids: &[&str]) -> String {
+    let ids: Vec<String> = ids.iter().map(|id| format!("\"{id}\"")).collect();
+    format!("`heal = [{}]`", ids.join(", "))
 }
 
 fn ticked(names: &[&str]) -> Vec<String> {

@@ -75,7 +75,7 @@ const FILTERS: &[(&str, &str)] = &[
     (r"(start|run|settle|teardown) \d+(\.\d+)?s", "$1 TIME"),
     (r"pid \d+", "pid PID"),
     (r"seen( +)validator-1 \d+", "seen${1}validator-1 N"),
-    (r"\d+ of \d+ heights", "N of N heights"),
+    (r"\d+ of \d+ heights \(\d+ %\)", "N of N heights (N %)"),
     (r"(at height|height|quorum at) \d+\b", "$1 N"),
 ];
 

@@ -816,7 +816,7 @@ async fn steps_after_a_failed_one_are_not_reached_unless_it_says_continue() {
                 at_least: Some(1_000_000),
                 at_most: None,
             }),
-            Window::Within(Ms(200)),
+            Window::Within(Ms(1_000)),
         )
     };
     let ended = run(plan(vec![("", hopeless()), ("", progress(1))]), Tamper::None).await;

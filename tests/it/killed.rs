@@ -195,6 +195,20 @@ pub(crate) fn signal(pid: u64, signal: nix::sys::signal::Signal) {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 
+/// Ends trialnet and its guard as if at one moment: halted, trialnet cannot clean up after its guard.
+pub(crate) fn end_both(trialnet: u64, guard: u64) {
+    use nix::sys::signal::Signal;
+    signal(trialnet, Signal::SIGSTOP);
+    let pid = u32::try_from(trialnet).unwrap();
+    let begun = Instant::now();
+    while !trialnet::agent::table::look(pid).is_some_and(|seen| seen.run == trialnet::backend::RunState::Paused) {
+        assert!(begun.elapsed() < LIMIT, "{pid} is not halted");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal(guard, Signal::SIGKILL);
+    signal(trialnet, Signal::SIGKILL);
+}
+
 /// Waits for a random moment of a run, or until the run is at `mark`.
 fn random_moment() {
     let moment = rand::rng().random_range(0..LATEST_MOMENT);

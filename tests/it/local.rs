@@ -828,16 +828,18 @@ async fn a_cut_holds_open_and_new_connections_and_is_taken_back() {
     let before = net.local.probe_links(&net.links, PROBE.into()).await.unwrap();
     let after = net.local.probe_links(&net.links, PROBE.into()).await.unwrap();
     assert_eq!((before[0].first_byte, after[0].first_byte), (None, None));
-    assert!(after[1].first_byte.is_some());
+    net.wait_passes(1).await;
     if let (Some(cut_then), Some(cut_now)) = (&before[0].open, &after[0].open) {
         // The node's own connection, and not those of the probes.
         assert_eq!(cut_now.len(), 1);
         assert_eq!(cut_then, cut_now);
-        let (then, now) = (before[1].open.as_ref().unwrap(), after[1].open.as_ref().unwrap());
-        assert!(
-            then.keys().eq(now.keys()) && then.values().lt(now.values()),
-            "{then:?} {now:?}"
-        );
+        let then = before[1].open.as_ref().unwrap();
+        until("bytes move on the other link", async || {
+            let now = net.local.probe_links(&net.links[1..], PROBE.into()).await.unwrap();
+            let now = now[0].open.as_ref().unwrap();
+            then.keys().eq(now.keys()) && then.values().lt(now.values())
+        })
+        .await;
     }
     net.local.shape(&[]).await.unwrap();
     net.wait_passes(0).await;
@@ -928,13 +930,21 @@ async fn faults_revert_when_nobody_renews_the_lease() {
     net.local.start("n-1").await.unwrap();
     net.local.kill("n-2", None).await.unwrap();
     net.cut(&[0]).await;
+    let mut renewed = Instant::now();
     net.local.pause("n-0").await.unwrap();
     until("it is halted", async || net.run_state(0).await == RunState::Paused).await;
     // Renewed for longer than the lease, they stay.
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(2000) {
+        let renewing = Instant::now();
         net.local.renew().await.unwrap();
-        assert_eq!(net.run_state(0).await, RunState::Paused);
+        let state = net.run_state(0).await;
+        if renewed.elapsed() >= Duration::from_millis(1500) {
+            // A machine that gave this test no turn for as long as the lease: nothing was promised.
+            break;
+        }
+        assert_eq!(state, RunState::Paused);
+        renewed = renewing;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let seen = net.trouble("infra/lease-lost").await;
@@ -959,7 +969,7 @@ async fn an_injector_that_lies_is_found_out() {
     let net = up(Tamper::CutNothing).await;
     net.wait_passes(0).await;
     net.cut(&[0]).await;
-    assert!(net.passes(0).await);
+    net.wait_passes(0).await;
     net.down().await;
 
     let net = up(Tamper::CutMore).await;

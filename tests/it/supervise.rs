@@ -660,15 +660,23 @@ async fn a_lost_lease_ends_faults_and_no_kill() {
     let mut client = supervisor.connect(0).await;
     let cut = vec![shape(&link, true, Ms(0))];
     client.done(Ask::Shape(cut.clone())).await;
+    let mut renewed = Instant::now();
     client.done(Ask::Pause).await;
     // Kept alive for longer than it lasts.
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(1000) {
+        let renewing = Instant::now();
         client.done(Ask::Renew).await;
-        assert_eq!(client.state().await.2, RunState::Paused);
+        let state = client.state().await.2;
+        if renewed.elapsed() >= Duration::from_millis(500) {
+            // A machine that gave this test no turn for as long as the lease: nothing was promised.
+            break;
+        }
+        assert_eq!(state, RunState::Paused);
+        assert!(client.troubles.is_empty());
+        renewed = renewing;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(client.troubles.is_empty());
     let trouble = client.trouble().await;
     assert_eq!(trouble.code, "infra/lease-lost");
     assert!(

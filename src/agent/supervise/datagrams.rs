@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use tokio::net::UdpSocket;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -18,6 +19,8 @@ use crate::model::Ms;
 
 /// What each datagram begins with; the sender follows.
 const MAGIC: &[u8; 8] = b"trialnet";
+/// So much of a datagram is read; the rest is cut off, since only the beginning says anything.
+const LONGEST: usize = 64;
 /// A port listens so long at most.
 const LISTENS: Duration = Duration::from_secs(20);
 /// So many to each address leave at once, and then there is a pause: a burst that no queue on the way is too short for.
@@ -31,8 +34,12 @@ const SOCKETS: usize = 64;
 /// What came to a port so far, by sender.
 type Counts = Arc<Mutex<BTreeMap<u16, u32>>>;
 
-/// What came to a port, and the task that counts it.
-type Ear = (Counts, AbortOnDropHandle<()>);
+/// A port that listens: what came to it, and the task that counts it.
+struct Ear {
+    socket: Arc<UdpSocket>,
+    counts: Counts,
+    _counting: AbortOnDropHandle<()>,
+}
 
 /// The ports that listen. Copies are the same.
 #[derive(Clone, Default)]
@@ -41,43 +48,54 @@ pub(super) struct Ears(Arc<Mutex<BTreeMap<u16, Ear>>>);
 impl Ears {
     /// Counts datagrams at a new port.
     pub(super) async fn listen(&self) -> io::Result<u16> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+        let socket = Arc::new(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?);
         // The system gives as much as it lets anybody have: this process may not have its turn for a while.
         setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
         let port = socket.local_addr()?.port();
         let counts = Counts::default();
-        let (heard, ears) = (counts.clone(), self.clone());
-        let listening = tokio::spawn(async move {
-            drop(tokio::time::timeout(LISTENS, count(&socket, &heard)).await);
+        let (open, heard, ears) = (socket.clone(), counts.clone(), self.clone());
+        let counting = tokio::spawn(async move {
+            drop(tokio::time::timeout(LISTENS, count(&open, &heard)).await);
             lock(&ears.0).remove(&port);
         });
-        lock(&self.0).insert(port, (counts, AbortOnDropHandle::new(listening)));
+        let ear = Ear {
+            socket,
+            counts,
+            _counting: AbortOnDropHandle::new(counting),
+        };
+        lock(&self.0).insert(port, ear);
         Ok(port)
     }
 
     /// What came to a port, by sender, and how many more there were than could be taken. It no longer listens then.
     pub(super) fn heard(&self, port: u16) -> io::Result<(BTreeMap<u16, u32>, u64)> {
-        // While the socket is there, or nothing is known of it any more.
-        let overrun = overrun(port);
-        let (counts, _listening) = lock(&self.0)
+        let ear = lock(&self.0)
             .remove(&port)
             .ok_or_else(|| io::Error::other(format!("nobody listens at the port {port}")))?;
-        let counts = lock(&counts).clone();
-        Ok((counts, overrun))
+        // What has arrived counts, although the one who counts may not have had its turn.
+        let mut buffer = [0; LONGEST];
+        while let Ok(length) = recv(ear.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            note(&buffer[..length], &ear.counts);
+        }
+        let counts = lock(&ear.counts).clone();
+        Ok((counts, overrun(port)))
     }
 }
 
 async fn count(socket: &UdpSocket, counts: &Counts) {
-    let mut buffer = [0; 64];
+    let mut buffer = [0; LONGEST];
     loop {
         // An error of one datagram is none of the others.
-        let Ok(length) = socket.recv(&mut buffer).await else {
-            continue;
-        };
-        // What does not fit is cut off: only the beginning says anything.
-        if let Some([high, low, ..]) = buffer[..length].strip_prefix(MAGIC) {
-            *lock(counts).entry(u16::from_be_bytes([*high, *low])).or_default() += 1;
+        if let Ok(length) = socket.recv(&mut buffer).await {
+            note(&buffer[..length], counts);
         }
+    }
+}
+
+/// Counts a datagram, if it is one of ours.
+fn note(datagram: &[u8], counts: &Counts) {
+    if let Some([high, low, ..]) = datagram.strip_prefix(MAGIC) {
+        *lock(counts).entry(u16::from_be_bytes([*high, *low])).or_default() += 1;
     }
 }
 
@@ -160,12 +178,7 @@ mod tests {
         send(&to, 9, spread).await.unwrap();
         let wanted = BTreeMap::from([(3, 12), (7, 1), (9, 40)]);
         let all = async {
-            while lock(&ears.0)
-                .get(&port)
-                .map(|(counts, _)| lock(counts).clone())
-                .as_ref()
-                != Some(&wanted)
-            {
+            while lock(&ears.0).get(&port).map(|ear| lock(&ear.counts).clone()).as_ref() != Some(&wanted) {
                 tokio::task::yield_now().await;
             }
         };
@@ -174,6 +187,18 @@ mod tests {
             .expect("all datagrams arrive over loopback");
         assert_eq!(ears.heard(port).unwrap(), (wanted, 0));
         assert!(ears.heard(port).is_err(), "it listens no longer");
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_counts_although_nobody_has_counted_it() {
+        let ears = Ears::default();
+        let port = ears.listen().await.unwrap();
+        // The one who counts has its turn only when this test waits for something.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..500 {
+            socket.send_to(b"trialnet\x00\x05", ("127.0.0.1", port)).unwrap();
+        }
+        assert_eq!(ears.heard(port).unwrap(), (BTreeMap::from([(5, 500)]), 0));
     }
 
     #[tokio::test]
@@ -186,7 +211,7 @@ mod tests {
         }
         send(&[(Ipv4Addr::LOCALHOST, port).into()], 1, few(1)).await.unwrap();
         let ours = async {
-            while !lock(&ears.0)[&port].0.lock().unwrap().contains_key(&1) {
+            while !lock(&lock(&ears.0)[&port].counts).contains_key(&1) {
                 tokio::task::yield_now().await;
             }
         };

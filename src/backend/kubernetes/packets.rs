@@ -438,19 +438,27 @@ impl Packets {
     }
 }
 
-/// Tells the agents whenever a pod is another one than before, so that a fault goes on over a pod's end.
+/// Tells the agents whenever a pod is another one than before, so that a fault goes on over a pod's end, and whenever an agent is, so that what it
+/// has to hold is renewed as soon as it is there.
 async fn follow(inner: Arc<Inner>) {
-    let mut pods = inner.pods.clone();
+    let (mut pods, mut agents) = (inner.pods.clone(), inner.agents.clone());
     loop {
-        pods.changed().await;
+        let of_agents = tokio::select! {
+            () = pods.changed() => false,
+            () = agents.changed() => true,
+        };
         if lock(&inner.wanted).is_empty() {
             continue;
         }
         let stale = {
             let told = inner.told.lock().await;
-            inner
-                .rules()
-                .is_ok_and(|rules| rules.iter().any(|(pod, rules)| told.rules.get(pod) != Some(rules)))
+            let all_there = || {
+                let runs = |host: &String| inner.agents.look(|view| agent(view, host).is_some());
+                told.rules.values().all(|(host, _)| runs(host))
+            };
+            let other =
+                |rules: BTreeMap<String, Place>| rules.iter().any(|(pod, rules)| told.rules.get(pod) != Some(rules));
+            (of_agents && all_there()) || inner.rules().is_ok_and(other)
         };
         if stale && let Err(failed) = inner.hold(PROMPT).await {
             // The next renewal tries again, and tells if it has to.

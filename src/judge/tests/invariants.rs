@@ -354,6 +354,36 @@ fn a_stall_while_trialnet_is_starved_is_inconclusive() {
 }
 
 #[test]
+fn what_goes_on_after_late_polls_is_found_all_the_same() {
+    let both = |report: &Report, code: &str| {
+        let codes: Vec<&str> = report.findings.iter().map(|finding| finding.code.as_str()).collect();
+        assert_eq!(codes, [code, "evidence/starved"], "{:#?}", report.findings);
+        assert_eq!(report.verdict, Verdict::LivenessFailed);
+    };
+    let late = |sim: &mut Sim| {
+        sim.push(Record::Late {
+            by: Ms(700),
+            interval: Ms(200),
+        });
+    };
+    let mut sim = Sim::up(&plan(4));
+    sim.run(1000);
+    sim.live = false;
+    sim.run(2000);
+    late(&mut sim);
+    sim.run(6000);
+    both(&sim.tear_down(), "liveness/stall");
+
+    let mut sim = Sim::up(&plan(4));
+    sim.run(1000);
+    sim.mode[2] = Mode::Mute(Silence::Timeout);
+    sim.run(1000);
+    late(&mut sim);
+    sim.run(7000);
+    both(&sim.tear_down(), "liveness/hang");
+}
+
+#[test]
 fn a_node_that_lags_is_found_unless_a_fault_explains_it() {
     let mut sim = Sim::up(&plan(4));
     sim.run(1000);

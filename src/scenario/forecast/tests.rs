@@ -1101,3 +1101,29 @@ fn somebody_is_left_to_look_at() {
     }
     named.fine();
 }
+
+#[test]
+fn a_recovery_is_looked_for_where_no_other_fault_is() {
+    let delay = FaultKind::Delay {
+        links: Vec::new(),
+        latency: Ms(60),
+        jitter: Ms(10),
+        each: Vec::new(),
+    };
+    let both = |slow: &[usize], lasts: Lasts| {
+        four()
+            .kill("a", &[0], Lasts::UntilHealed)
+            .on("slow", delay.clone(), slow, lasts)
+            .heal(&["a"])
+            .recovery("a", 20)
+    };
+    both(&[0, 1], HELD).refused(
+        3,
+        ASKS_NOBODY,
+        "nobody is left on whom `a` could be seen to be over: until then every node of it is under `slow`",
+        "put `heal = [\"slow\"]` before this step, or ask after that fault",
+    );
+    both(&[1, 2], HELD).fine();
+    // It ends in time.
+    both(&[0, 1], lasts(5)).fine();
+}

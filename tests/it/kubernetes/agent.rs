@@ -20,7 +20,7 @@ use trialnet::backend::kubernetes::tunnel;
 
 use super::cluster::{cluster, until};
 use super::runs::{EXE, GONE, LIMIT, Run, four};
-use crate::killed::signal;
+use crate::killed::{end_both, signal};
 
 /// What an agent holds without a renewal, and what the cluster may take besides.
 const LEASE: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const MORE: Duration = Duration::from_secs(5);
 const PORT: u16 = 20_900;
 
 /// Two of four hear the two others no more, who go on hearing them.
-const DEAF: &str = r#"
+pub(super) const DEAF: &str = r#"
 [[steps]]
 id = "deaf"
 partition = { sides = [["validator-0", "validator-1"], ["validator-2", "validator-3"]], direction = "one-way" }
@@ -72,12 +72,12 @@ pub(super) async fn leaves_the_agents(api: &Api, run: &Run) {
     }
 }
 
-async fn agents(api: &Api) -> Vec<Pod> {
+pub(super) async fn agents(api: &Api) -> Vec<Pod> {
     api.list::<Pod>(Some(SYSTEM), &format!("{AGENTS}=true")).await.unwrap()
 }
 
 /// The first detail that a fault's state came with.
-fn detail(run: &Run, fault: &str, state: &str) -> String {
+pub(super) fn detail(run: &Run, fault: &str, state: &str) -> String {
     let records = run.records();
     let found = records.lines().find_map(|line| {
         let record: Value = serde_json::from_str(line).ok()?;
@@ -167,29 +167,6 @@ async fn only_the_links_that_are_named_are_narrow() {
 }
 
 #[tokio::test]
-async fn an_agent_that_dies_comes_back_and_the_fault_stays_on() {
-    let Some(api) = cluster().await else { return };
-    // Twice as long as a lease: somebody has renewed it.
-    let steps = format!(
-        "{DEAF}[[steps]]\nexpect.halt = {{ of = \"deaf\", for = \"20s\" }}\n[[steps]]\nheal = [\"deaf\"]\n\
-         [[steps]]\nexpect.recovery = {{ of = \"deaf\", within = \"60s\" }}\n"
-    );
-    let mut run = Run::start(&api, &four(&steps, "[limits]\nstart = \"3m\"\n"));
-    run.says("\"verified\"").await;
-    let before: Vec<_> = agents(&api).await.iter().filter_map(ResourceExt::uid).collect();
-    assert!(!before.is_empty());
-    let at_once = DeleteParams::default().grace_period(0);
-    api.delete_all::<Pod>(SYSTEM, &format!("{AGENTS}=true"), &at_once)
-        .await
-        .unwrap();
-    let code = run.ended(LIMIT).await;
-    assert_eq!(code, Some(0), "{}", run.words());
-    assert!(detail(&run, "deaf", "revert-verified").contains("0.0 % lost"));
-    run.leaves_nothing().await;
-    leaves_the_agents(&api, &run).await;
-}
-
-#[tokio::test]
 async fn a_pod_that_takes_anothers_place_suffers_the_same() {
     let Some(api) = cluster().await else { return };
     // The last look, at the heal, sees whether the share is still lost in every direction, the new pod's included.
@@ -242,8 +219,8 @@ async fn after_sigkill_of_trialnet_and_its_guard_the_kernel_ends_the_fault() {
         before == Some(held)
     })
     .await;
-    signal(run.entry().unwrap()["guard"]["pid"].as_u64().unwrap(), Signal::SIGKILL);
-    signal(u64::from(run.child.id()), Signal::SIGKILL);
+    let guard = run.entry().unwrap()["guard"]["pid"].as_u64().unwrap();
+    end_both(u64::from(run.child.id()), guard);
     let begun = Instant::now();
     run.child.wait().unwrap();
     let agent = agents(&api).await;

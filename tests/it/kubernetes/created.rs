@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::runs::{EXE, GONE, four};
-use crate::killed::{processes, signal};
+use crate::killed::{end_both, processes, signal};
 
 /// How long a cluster may take to be made, and a network in it.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -150,8 +150,8 @@ fn gc_ends_kind_and_removes_what_it_made_when_the_guard_was_killed_too() {
         Some(run.read("asked.child")).filter(|pid| pid.ends_with('\n'))
     });
     let guard = run.entry().unwrap()["guard"]["pid"].as_u64().unwrap();
-    signal(guard, Signal::SIGKILL);
-    run.strike();
+    end_both(u64::from(run.child.id()), guard);
+    run.child.wait().unwrap();
     assert!(!gone(&child) && run.entry().is_some(), "nobody was there to end it");
     let mut gc = Command::new(EXE);
     gc.arg("gc").env("TRIALNET_STATE_DIR", run.path("state"));

