@@ -383,12 +383,12 @@ impl Judge {
     /// Whether trialnet got so little CPU since a moment that a wait of `limit` says nothing of the chain.
     pub(super) fn starved(&self, since: Ms, limit: Ms) -> Option<Ms> {
         let late = self.lateness(since);
-        (late.0 > limit.0 / 5).then_some(late)
+        (late > bearable(limit)).then_some(late)
     }
 
     /// From when on a time is judged: where it could not be told before, from the last poll on that came too late for that.
     fn clear_from(&self, found: Found, from: Ms, limit: Ms) -> Ms {
-        let spoils = |(_, by): &&(Ms, Ms)| by.0 > limit.0 / 5;
+        let spoils = |(_, by): &&(Ms, Ms)| *by > bearable(limit);
         let last = self.late.iter().rev().find(spoils);
         let after = last.filter(|_| found == Found::Unclear).map(|(at, _)| *at + Ms(1));
         after.map_or(from, |after| from.max(after))
@@ -404,7 +404,7 @@ impl Judge {
         self.find(Draft {
             expected: format!(
                 "polls at most {} late, to judge: {}",
-                short(Ms(limit.0 / 5)),
+                short(bearable(limit)),
                 draft.expected
             ),
             seen: format!("polls up to {} late, and {}", short(late), draft.seen),
@@ -414,4 +414,9 @@ impl Judge {
         });
         Found::Unclear
     }
+}
+
+/// How late a poll may come at most, where a time of `limit` is judged.
+const fn bearable(limit: Ms) -> Ms {
+    Ms(limit.0 / 5)
 }

@@ -670,8 +670,10 @@ fn sigterm_ends_a_node_at_once_and_well() {
     net.start();
     net.reach(2);
     let mut child = net.nodes[0].child.take().unwrap();
+    let before = Instant::now();
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
     assert!(net.dir.path().exists());
 }
 

@@ -133,6 +133,16 @@ impl Ended {
         self.records.iter().filter_map(state).collect()
     }
 
+    /// What was seen of each fault when its effect was verified.
+    fn verified(&self) -> Vec<&str> {
+        (self.records.iter())
+            .filter_map(|stamped| match &stamped.record {
+                Record::Fault { state, detail, .. } if *state == FaultState::Verified => Some(detail.as_str()),
+                _ => None,
+            })
+            .collect()
+    }
+
     fn codes(&self) -> Vec<(&str, Option<&str>)> {
         let findings = &self.finished.report.findings;
         findings
@@ -353,12 +363,7 @@ async fn packets_are_lost_one_way_and_each_way() {
     for id in ["rain", "more", "deaf"] {
         assert_eq!(ended.states(id), WHOLE_LIFE, "{id}");
     }
-    let said: Vec<&str> = (ended.records.iter())
-        .filter_map(|stamped| match &stamped.record {
-            Record::Fault { state, detail, .. } if *state == FaultState::Verified => Some(detail.as_str()),
-            _ => None,
-        })
-        .collect();
+    let said = ended.verified();
     assert!(said[0].contains("30.0 % lost in 12 directions"), "{said:?}");
     assert!(said[1].contains("65.0 % lost in 12 directions"), "{said:?}");
     // One way: all; back, and inside the sides, what the other fault loses.
@@ -398,12 +403,7 @@ async fn of_two_rates_the_lower_counts_and_other_links_keep_theirs() {
     for id in ["wide", "slim", "rain"] {
         assert_eq!(ended.states(id), WHOLE_LIFE, "{id}");
     }
-    let said: Vec<&str> = (ended.records.iter())
-        .filter_map(|stamped| match &stamped.record {
-            Record::Fault { state, detail, .. } if *state == FaultState::Verified => Some(detail.as_str()),
-            _ => None,
-        })
-        .collect();
+    let said = ended.verified();
     assert!(said[0].contains("of 4 directions; 10mbit asked"), "{said:?}");
     assert!(said[0].contains("0.0 % lost in 8 directions"), "{said:?}");
     assert!(said[1].contains("of 2 directions; 400kbit asked"), "{said:?}");
