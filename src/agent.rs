@@ -10,6 +10,7 @@ pub mod protocol;
 pub mod proxy;
 pub mod registry;
 pub mod shim;
+pub mod stress;
 pub mod supervise;
 pub mod table;
 pub mod tamper;
@@ -25,6 +26,7 @@ mod sockets;
 pub use guard::GuardArgs;
 pub use packets::AgentArgs;
 pub use shim::ShimArgs;
+pub use stress::StressArgs;
 pub use supervise::{InstallArgs, SuperviseArgs};
 pub use testnode::TestnodeArgs;
 
@@ -47,6 +49,9 @@ pub const SUPERVISE: [&str; 2] = ["supervise", "--spec"];
 /// How trialnet's own program is copied for other containers of the pod: what stands before the path of the folder.
 pub const INSTALL: &str = "supervise-install";
 
+/// How what is used beside a program is started: what stands before the number of threads, and before the number of bytes.
+pub const STRESS: [&str; 3] = ["stress", "--cpu", "--memory"];
+
 /// How an observer in a pod is started: what stands before the path of its [`crate::backend::ObserverFile`].
 pub const OBSERVE: [&str; 2] = ["observe-pod", "--config"];
 
@@ -62,6 +67,7 @@ pub fn is_hidden_call(args: &[&str]) -> bool {
             | ["supervise-install", _]
             | ["agent", "--key", ..]
             | ["supervise-probe"]
+            | ["stress", "--cpu", ..]
             | ["observe-pod", "--config", ..]
     )
 }
@@ -116,6 +122,8 @@ mod tests {
             "--address",
             "10.0.0.1"
         ]));
+        assert!(is_hidden_call(&[STRESS[0], STRESS[1], "1", STRESS[2], "0"]));
+        assert!(!is_hidden_call(&["stress"]));
         assert!(!is_hidden_call(&["guard"]));
         assert!(!is_hidden_call(&["agent"]));
         assert!(!is_hidden_call(&["supervise"]));

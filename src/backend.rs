@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::agent::lock;
-use crate::model::{Ms, NodeName, Outage, Removal, Resources};
+use crate::model::{Ms, NodeName, Outage, Removal, Resources, Stress};
 use crate::record::{Record, Silence};
 
 /// Makes nodes and removes them.
@@ -140,6 +140,19 @@ pub trait NodeOps: Send + Sync {
         Box::pin(async { Err(no_packets()) })
     }
 
+    /// Sets what is used beside each program of the node, by the ids of the faults that want it: what is not in `all` ends. Idempotent. An error where
+    /// nothing can run there, unless nothing has to.
+    fn stress<'a>(&'a self, node: &'a str, all: &'a BTreeMap<String, Stress>) -> BoxFuture<'a, Result<(), Trouble>> {
+        let none = all.is_empty();
+        Box::pin(async move { if none { Ok(()) } else { Err(no_stress(node)) } })
+    }
+
+    /// What the operating system (not the injector) says of what a fault uses beside each program of the node, in the spec's order.
+    fn stressed<'a>(&'a self, node: &'a str, fault: &'a str) -> BoxFuture<'a, Result<Vec<StressEvidence>, Trouble>> {
+        let _: &str = fault;
+        Box::pin(async move { Err(no_stress(node)) })
+    }
+
     /// What the operating system (not the injector) says of the node's processes.
     fn state<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<NodeState, Trouble>>;
 
@@ -170,6 +183,28 @@ pub enum MachineStrike {
     Drain(Ms),
     /// They fail.
     Fail(Outage),
+}
+
+/// What can be seen of what is used beside a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StressEvidence {
+    /// The component whose program it is.
+    pub component: String,
+    /// `None`: there is no such process.
+    pub seen: Option<Stressed>,
+}
+
+/// What the operating system says of a process that stresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stressed {
+    /// How many of its threads wanted a processor, at the beginning and at the end of the look.
+    pub busy: u32,
+    /// How long they had one, all together.
+    pub used: Ms,
+    /// How long the look took.
+    pub took: Ms,
+    /// How many bytes it holds.
+    pub memory: u64,
 }
 
 /// A file of a node as it is.
@@ -560,6 +595,15 @@ fn no_packets() -> Trouble {
         node: None,
         expected: "a backend that can make packets be lost".to_owned(),
         seen: "this one cannot".to_owned(),
+    }
+}
+
+fn no_stress(node: &str) -> Trouble {
+    Trouble {
+        code: "infra/not-offered".to_owned(),
+        node: Some(node.to_owned()),
+        expected: "a backend where something can run beside a program, under its limits".to_owned(),
+        seen: "this one has no such place".to_owned(),
     }
 }
 

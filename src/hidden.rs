@@ -12,7 +12,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::agent::{self, AgentArgs, GuardArgs, InstallArgs, ShimArgs, SuperviseArgs, TestnodeArgs};
+use crate::agent::{self, AgentArgs, GuardArgs, InstallArgs, ShimArgs, StressArgs, SuperviseArgs, TestnodeArgs};
 use crate::backend::kubernetes::{self, guard::GuardKubernetesArgs};
 use crate::cli::{self, Cli};
 use crate::devnode::{self, DevnodeArgs};
@@ -42,6 +42,7 @@ enum HiddenCommand {
     Supervise(SuperviseArgs),
     SuperviseInstall(InstallArgs),
     SuperviseProbe,
+    Stress(StressArgs),
     ObservePod(ObservePodArgs),
     Agent(AgentArgs),
 }
@@ -80,6 +81,7 @@ pub fn answer() -> Option<ExitCode> {
         HiddenCommand::Supervise(args) => agent::supervise::run(&args),
         HiddenCommand::SuperviseInstall(args) => agent::supervise::install(&args),
         HiddenCommand::SuperviseProbe => agent::supervise::probe::run(),
+        HiddenCommand::Stress(args) => agent::stress::run(&args),
         HiddenCommand::ObservePod(args) => observe::pod::run(&args),
         HiddenCommand::Agent(args) => agent::packets::run(&args),
     })

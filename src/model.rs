@@ -573,6 +573,8 @@ pub enum FaultKind {
         /// Bits a second that pass from one node of a pair to the other, IP headers included; from 100,000 to 100,000,000.
         rate: u64,
     },
+    /// Something beside each program of its targets uses their processors and their memory.
+    Stress(Stress),
     /// The devnode is told to misbehave.
     Misbehave {
         /// The devnode's own words for it, for example `wrong-hash@12`.
@@ -580,6 +582,15 @@ pub enum FaultKind {
         /// Whether the target's voting power counts as faulty in the arithmetic.
         byzantine: bool,
     },
+}
+
+/// What is used beside a program, in its container and under the limits of that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stress {
+    /// How many threads want a processor all the time, from 0 to 64.
+    pub cpu: u32,
+    /// How many bytes are held.
+    pub memory: u64,
 }
 
 /// How a machine of the cluster fails.
@@ -982,6 +993,17 @@ pub fn bits(rate: u64) -> String {
     }
 }
 
+/// A number of bytes for people, in whole mebibytes where it is one or more.
+#[must_use]
+pub fn mebibytes(bytes: u64) -> String {
+    const MEBI: u64 = 1 << 20;
+    if bytes < MEBI {
+        format!("{bytes} bytes")
+    } else {
+        format!("{} MiB", bytes / MEBI)
+    }
+}
+
 impl FaultKind {
     /// Whether it makes packets be lost.
     #[must_use]
@@ -1003,6 +1025,7 @@ impl FaultKind {
             | Self::Delay { .. }
             | Self::Loss { .. }
             | Self::Bandwidth { .. }
+            | Self::Stress(_)
             | Self::Misbehave { .. } => false,
         }
     }
@@ -1066,6 +1089,7 @@ impl FaultKind {
             Self::Delay { .. } => "delay",
             Self::Loss { .. } => "loss",
             Self::Bandwidth { .. } => "bandwidth",
+            Self::Stress(_) => "stress",
             Self::Misbehave { .. } => "misbehave",
         }
     }

@@ -16,6 +16,8 @@ mod memory;
 mod output;
 pub mod probe;
 mod state;
+mod stresses;
+mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -38,13 +40,14 @@ use self::output::{Log, Output};
 use self::probe::{Answer, Prober, Question};
 use self::protocol::{Ask, Call, PROTOCOL, Reply, Said, Spec};
 use self::state::State;
+use self::stresses::Stresses;
 use super::guard::tell;
 use super::proxy::{Links, Shape};
 use super::reach::Way;
 use super::table::{self, Proc};
 use super::{COMPONENT_VARIABLE, NODE_VARIABLE, RUN_VARIABLE, damage, guard, node_trouble, nodes};
 use crate::backend::{Damage, LinkId, LinkLook, LinkShape, PROBER, RunState, Trouble};
-use crate::model::Ms;
+use crate::model::{Ms, Stress};
 use crate::record::NodeEvent;
 
 /// Arguments of the hidden subcommand `supervise`.
@@ -239,6 +242,7 @@ struct Supervisor {
     output: Option<Output>,
     links: Links,
     prober: Prober,
+    stresses: Stresses,
     paused: bool,
     /// When faults revert; `None`: they have, or none was ever held.
     lease_ends: Option<Instant>,
@@ -269,6 +273,7 @@ impl Supervisor {
         Ok(Self {
             prober: Prober::new(spec.own.clone()),
             log: Log::stdout()?,
+            stresses: Stresses::new(spec.own.clone()),
             spec,
             state,
             output: None,
@@ -348,6 +353,8 @@ impl Supervisor {
             Ask::Pause => self.pause(),
             Ask::Resume => self.resume(),
             Ask::Shape(shapes) => self.shape(&shapes),
+            Ask::Stress(wanted) => self.stress(&wanted),
+            Ask::Stressed(fault) => return self.look_at_stress(from, &fault),
             Ask::Renew => {
                 if self.lease_ends.is_some() {
                     self.hold_lease();
@@ -585,11 +592,11 @@ impl Supervisor {
         }
     }
 
-    /// All processes of the program: whatever was started here and is no prober.
+    /// All processes of the program: whatever was started here, is no prober and does not stress.
     fn processes(&self) -> Vec<u32> {
         let probers = self.prober.pids();
         let mut all = table::descendants(std::process::id());
-        all.retain(|pid| !probers.contains(pid));
+        all.retain(|pid| !probers.contains(pid) && !self.stresses.has(*pid));
         all
     }
 
@@ -647,6 +654,31 @@ impl Supervisor {
         }
     }
 
+    /// Makes what is used beside the program what is wanted, under the lease.
+    fn stress(&mut self, wanted: &BTreeMap<String, Stress>) -> Result<(), Trouble> {
+        if !wanted.is_empty() {
+            self.hold_lease();
+        }
+        let set = self.stresses.set(wanted);
+        set.map_err(|error| {
+            self.trouble(
+                "infra/start-failed",
+                "what is to be used beside it started",
+                error.to_string(),
+            )
+        })
+    }
+
+    fn look_at_stress(&self, from: Asker, fault: &str) {
+        let Some(proc) = self.stresses.last(fault) else {
+            return self.answer(from, Ok(Reply::Stressed(None)));
+        };
+        self.look(from, Question::Stressed(proc), |answer| match answer {
+            Answer::Stressed(seen) => Some(Reply::Stressed(seen)),
+            _ => None,
+        });
+    }
+
     fn unknown(&self, LinkId { from, to, port }: &LinkId) -> Trouble {
         self.trouble(
             "infra/io",
@@ -662,14 +694,15 @@ impl Supervisor {
     /// Nobody has renewed the lease of the faults: they end.
     fn lease_over(&mut self) {
         self.lease_ends = None;
-        let links = self.links.shaped();
-        if links == 0 && !self.paused {
+        let (links, stresses) = (self.links.shaped(), self.stresses.count());
+        if links == 0 && stresses == 0 && !self.paused {
             return;
         }
         let seen = format!(
-            "none came; {links} links were cleared, and the process was {}",
+            "none came; {links} links were cleared, {stresses} processes beside it ended, and the process was {}",
             if self.paused { "resumed" } else { "not paused" }
         );
+        self.stresses.end_all();
         let expected = format!("a renewal of the lease within {}", self.spec.lease);
         let saved = self.state.shape(&[]);
         self.kept(saved);
@@ -707,7 +740,7 @@ impl Supervisor {
             Answer::Listens { port } => Some(Reply::Listens { port }),
             Answer::Sent { took } => Some(Reply::Sent { took }),
             Answer::Heard { counts, overrun } => Some(Reply::Heard { counts, overrun }),
-            Answer::State(_) | Answer::Links(_) | Answer::Files(_) => None,
+            Answer::State(_) | Answer::Links(_) | Answer::Files(_) | Answer::Stressed(_) => None,
         });
     }
 
@@ -769,6 +802,10 @@ impl Supervisor {
             };
             let pid = pid.as_raw().cast_unsigned();
             self.prober.reaped(pid);
+            if let Some(fault) = self.stresses.reaped(pid) {
+                let seen = format!("it ended: exit code and signal {how:?}");
+                self.complain(self.trouble("infra/stress-ended", format!("what {fault} uses beside it"), seen));
+            }
             if running == Some(pid) {
                 ended = Some(how);
             }

@@ -53,14 +53,14 @@ use self::watch::{Pods, State};
 use super::{
     Addresses, Bytes, Capabilities, ComponentState, Damage, Deployer, Dial, Digest, Endpoint, Incarnation, Job,
     JobOutput, LinkEvidence, LinkId, LinkLook, LinkShape, MachineStrike, NodeOps, NodeSpec, NodeState, Observer,
-    PROBER, PROXIES_LACK, PacketEvidence, PacketShape, RunState, Teardown, Trouble, Volley, Wanted,
+    PROBER, PROXIES_LACK, PacketEvidence, PacketShape, RunState, StressEvidence, Teardown, Trouble, Volley, Wanted,
 };
 use crate::agent::registry::{self, InCluster};
 use crate::agent::supervise::protocol::{Ask, Reply};
 use crate::agent::tamper::{self, Tamper};
 use crate::agent::{lock, node_trouble, trouble};
 use crate::env;
-use crate::model::{self, Ms, NodeName, Outage, Persistence, Provider, Removal};
+use crate::model::{self, Ms, NodeName, Outage, Persistence, Provider, Removal, Stress};
 use crate::record::Record;
 
 /// The file in the folder of the logs to which the guard's own standard error goes.
@@ -69,6 +69,8 @@ const GUARD_LOG: &str = "trialnet.guard.log";
 const PROMPT: Duration = Duration::from_secs(10);
 /// How long one may take to say what the kernel says of its process.
 const LOOK: Duration = Duration::from_secs(3);
+/// How long a container that is away is waited for.
+const AWAY: Duration = Duration::from_millis(500);
 /// How long a renewal of leases may take.
 const RENEW: Duration = Duration::from_secs(2);
 /// How long after the disruption budget has refused an eviction of a drain it is asked again.
@@ -426,6 +428,38 @@ impl Kubernetes {
             }
         }
         try_join_all(asked).await.map(drop)
+    }
+
+    async fn do_stress(&self, name: &str, all: &BTreeMap<String, Stress>) -> Result<(), Trouble> {
+        let node = self.shared.node(name)?;
+        let mut asked = Vec::new();
+        for (component, control) in node.spec.components.iter().zip(&node.controls) {
+            // A container that is away is told when it is there.
+            let runs = self.shared.container_runs(name, &component.name);
+            let limit = if runs { PROMPT } else { AWAY };
+            asked.push(async move {
+                let done = control.ask(Ask::Stress(all.clone()), limit).await;
+                if runs { done.map(drop) } else { Ok(()) }
+            });
+        }
+        try_join_all(asked).await.map(drop)
+    }
+
+    async fn do_stressed(&self, name: &str, fault: &str) -> Result<Vec<StressEvidence>, Trouble> {
+        let node = self.shared.node(name)?;
+        let mut asked = Vec::new();
+        for (component, control) in node.spec.components.iter().zip(&node.controls) {
+            asked.push(async move {
+                match control.ask(Ask::Stressed(fault.to_owned()), LOOK).await? {
+                    Reply::Stressed(seen) => Ok(StressEvidence {
+                        component: component.name.clone(),
+                        seen,
+                    }),
+                    other => Err(nonsense(name, &other)),
+                }
+            });
+        }
+        try_join_all(asked).await
     }
 
     async fn do_probe(&self, links: &[LinkId], look: LinkLook) -> Result<Vec<LinkEvidence>, Trouble> {
@@ -1145,6 +1179,14 @@ impl NodeOps for Kubernetes {
         volley: Volley,
     ) -> BoxFuture<'a, Result<Vec<PacketEvidence>, Trouble>> {
         self.do_probe_packets(pairs, volley).boxed()
+    }
+
+    fn stress<'a>(&'a self, node: &'a str, all: &'a BTreeMap<String, Stress>) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.do_stress(node, all).boxed()
+    }
+
+    fn stressed<'a>(&'a self, node: &'a str, fault: &'a str) -> BoxFuture<'a, Result<Vec<StressEvidence>, Trouble>> {
+        self.do_stressed(node, fault).boxed()
     }
 
     fn state<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<NodeState, Trouble>> {

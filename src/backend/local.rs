@@ -60,6 +60,10 @@ pub fn capabilities() -> &'static Capabilities {
                 "this is one machine, and trialnet runs on it; use stop or kill, or the kubernetes backend",
             ),
             (
+                "stress",
+                "a process of this machine has no limits of its own, so what is used beside it is taken from all nodes and from trialnet; use pause or delay, or the kubernetes backend",
+            ),
+            (
                 "attach",
                 "there are no pods here that could be found; leave attach out, or use the kubernetes backend",
             ),

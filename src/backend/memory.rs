@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Addresses, Capabilities, ComponentState, DATAGRAM_HEADERS, Damage, Deployer, Digest, Endpoint, Incarnation, Job,
     JobOutput, LinkEvidence, LinkId, LinkLook, LinkShape, MachineStrike, NodeAddresses, NodeOps, NodeSpec, NodeState,
-    PacketEvidence, PacketShape, RunState, Teardown, Trouble, Volley, Wanted, rate_burst,
+    PacketEvidence, PacketShape, RunState, StressEvidence, Stressed, Teardown, Trouble, Volley, Wanted, rate_burst,
 };
 use crate::agent::lock;
 use crate::model::effects::net_of;
-use crate::model::{BackendKind, Ms, NodeName, Persistence, Plan, Removal};
+use crate::model::{BackendKind, Ms, NodeName, Persistence, Plan, Removal, Stress};
 use crate::quorum::{self, Effect, Engine, Forecast};
 use crate::record::{NodeEvent, Record};
 
@@ -62,6 +62,10 @@ pub enum Tamper {
     RefuseEvictions,
     /// `corrupt` says done and does nothing.
     CorruptNothing,
+    /// `stress` says done and does nothing.
+    StressNothing,
+    /// `stress` never ends what it began.
+    StressForEver,
 }
 
 struct World {
@@ -91,6 +95,8 @@ struct MemoryNode {
     restarts: u32,
     /// Its only file, `blocks`.
     file: Vec<u8>,
+    /// What is used beside it, by fault.
+    stress: BTreeMap<String, Stress>,
 }
 
 /// How long the platform takes to bring a node back, where the plan is one for pods.
@@ -426,6 +432,7 @@ impl Deployer for Memory {
                     pods: 1,
                     restarts: 0,
                     file: vec![0; 64],
+                    stress: BTreeMap::new(),
                 };
                 self.lock().nodes.push(node);
             }
@@ -706,6 +713,36 @@ impl NodeOps for Memory {
                 links.iter().map(evidence).collect()
             };
             Ok(seen())
+        }
+        .boxed()
+    }
+
+    fn stress<'a>(&'a self, node: &'a str, all: &'a BTreeMap<String, Stress>) -> BoxFuture<'a, Result<(), Trouble>> {
+        async move {
+            let tamper = self.lock().tamper;
+            self.with(node, |node| {
+                if tamper == Tamper::StressForEver {
+                    node.stress.extend(all.clone());
+                } else if tamper != Tamper::StressNothing {
+                    node.stress.clone_from(all);
+                }
+            })
+        }
+        .boxed()
+    }
+
+    fn stressed<'a>(&'a self, node: &'a str, fault: &'a str) -> BoxFuture<'a, Result<Vec<StressEvidence>, Trouble>> {
+        async move {
+            let stress = self.with(node, |node| node.stress.get(fault).copied())?;
+            let took = Ms(100);
+            let seen = stress.map(|Stress { cpu, memory }| Stressed {
+                busy: cpu,
+                used: Ms(took.0 * u64::from(cpu)),
+                took,
+                memory,
+            });
+            let component = "node".to_owned();
+            Ok(vec![StressEvidence { component, seen }])
         }
         .boxed()
     }

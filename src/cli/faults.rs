@@ -36,7 +36,7 @@ const SUPERVISOR: [&str; 2] = [
 
 const AGAIN: [&str; 2] = ["as once, at fixed moments from the first effect on"; 2];
 
-const CATALOGUE: [Entry; 15] = [
+const CATALOGUE: [Entry; 16] = [
     Entry {
         step: "kill",
         lacks: None,
@@ -96,6 +96,15 @@ const CATALOGUE: [Entry; 15] = [
         lacks: Some("bandwidth"),
         by: AGENTS,
         seen: "datagrams, three times as many as may pass, and how many bytes of them arrive",
+    },
+    Entry {
+        step: "stress, cpu, memory",
+        lacks: Some("stress"),
+        by: [
+            "",
+            "a process beside each program, in its container and under the limits of that, started by the supervisor; it ends with the supervisor",
+        ],
+        seen: "the states of its threads, the time that they had a processor, the memory that it holds",
     },
     Entry {
         step: "all these but restart, every = \"6s\", times = 4: a link that flaps, a crash loop",

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::probe::{Force, Pair, Prober, Samples};
 use super::{Desk, at};
 use crate::backend::{LinkId, LinkShape, MachineStrike, NodeOps, NodeState, PacketShape, Trouble};
-use crate::model::{DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, Plan, REMOVAL, Removal, STOP_GRACE, Start};
+use crate::model::{DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, Plan, REMOVAL, Removal, STOP_GRACE, Start, Stress};
 use crate::record::{FaultState, NodeEvent, Record};
 
 /// How long the effect of a fault may take to be seen; and how long, after a revert, what trialnet alone puts back: links, halted processes.
@@ -282,6 +282,9 @@ impl Keeper {
         if active.fault.kind.is_of_links() {
             struck = self.shape().await;
         }
+        if let FaultKind::Stress(_) = active.fault.kind {
+            struck = self.stress(&active.targets).await;
+        }
         let look = self.look_for(&active);
         let (desk, prober, requests) = (self.desk.clone(), self.prober.clone(), self.requests.clone());
         let limit = self.plan.limits.start;
@@ -353,6 +356,15 @@ impl Keeper {
         self.ops.filter(&filters).await?;
         self.force.arrived();
         Ok(())
+    }
+
+    /// Makes what is used beside the programs of nodes what the set of faults says.
+    async fn stress(&self, nodes: &[NodeName]) -> Result<(), Trouble> {
+        let set = nodes.iter().map(|node| async move {
+            let all = stresses(&self.on, node);
+            self.ops.stress(node, &all).await
+        });
+        try_join_all(set).await.map(drop)
     }
 
     /// A fault is over because the platform has brought its targets back; or they did not come in time.
@@ -442,6 +454,11 @@ impl Keeper {
                     most: Ms(most.0 * 2),
                 }
             }
+            FaultKind::Stress(stress) => Look::Stressed {
+                nodes: self.up(targets),
+                fault: fault.id.clone(),
+                stress: *stress,
+            },
             FaultKind::Misbehave { how, .. } => Look::Misbehaving {
                 targets: targets.clone(),
                 how: how.clone(),
@@ -550,6 +567,7 @@ impl Keeper {
             }
             Look::Paused(nodes) => Look::Paused(nodes),
             Look::Machines(fault, silent) => Look::Machines(fault, silent),
+            look @ Look::Stressed { .. } => look,
             Look::Cut { cut, .. } => Look::Cut { cut, open: Vec::new() },
             Look::Packets { .. } => Look::Lost(self.expected(active, false), self.force.clone()),
             Look::Bound { bound, force, .. } => Look::Bound {
@@ -635,6 +653,7 @@ impl Keeper {
             | FaultKind::Delay { .. }
             | FaultKind::Loss { .. }
             | FaultKind::Bandwidth { .. } => self.shape().await,
+            FaultKind::Stress(_) => self.stress(&active.targets).await,
             _ if active.comes_back => Ok(()),
             FaultKind::Drain | FaultKind::Machine(_) => self.ops.restore_machines(&active.fault.id).await,
             FaultKind::Kill | FaultKind::Stop | FaultKind::Remove(_) => {
@@ -704,15 +723,9 @@ impl Keeper {
                 };
                 Back::Links(links, below)
             }
-            kind => {
-                let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
-                let nodes = active.targets.iter().filter(up).cloned().collect();
-                if *kind == FaultKind::Pause {
-                    Back::Resumed(nodes)
-                } else {
-                    Back::Nodes(nodes)
-                }
-            }
+            FaultKind::Stress(_) => Back::Relieved(self.up(&active.targets), active.fault.id.clone()),
+            FaultKind::Pause => Back::Resumed(self.up(&active.targets)),
+            _ => Back::Nodes(self.up(&active.targets)),
         }
     }
 
@@ -778,6 +791,12 @@ impl Keeper {
                     tracing::debug!("resume before teardown: {trouble:?}");
                 }
             }
+            if let FaultKind::Stress(_) = active.fault.kind {
+                let none = BTreeMap::new();
+                for trouble in join_all(active.targets.iter().map(|node| self.ops.stress(node, &none))).await {
+                    tracing::debug!("relief before teardown: {trouble:?}");
+                }
+            }
             // What trialnet does not get done here its guard does.
             if active.fault.kind.strikes_machines()
                 && let Err(trouble) = self.ops.restore_machines(&active.fault.id).await
@@ -830,6 +849,12 @@ impl Keeper {
         pairs
     }
 
+    /// The nodes that run.
+    fn up(&self, nodes: &[NodeName]) -> Vec<NodeName> {
+        let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+        nodes.iter().filter(up).cloned().collect()
+    }
+
     /// Links whose ends are both up, so that bytes could pass.
     fn live(&self, links: Vec<LinkId>) -> Vec<LinkId> {
         let up = |node: &str| want(&self.on, &self.present, node) == Want::Running;
@@ -873,6 +898,12 @@ enum Look {
     },
     /// About these shares of packets lost, at a glance.
     Lost(Vec<Pair>, Force),
+    /// So much is used beside each program of these nodes for this fault.
+    Stressed {
+        nodes: Vec<NodeName>,
+        fault: String,
+        stress: Stress,
+    },
     Misbehaving {
         targets: Vec<NodeName>,
         how: String,
@@ -915,6 +946,9 @@ impl Look {
             }
             Self::Lost(pairs, force) => prober.lost(pairs, force, Samples::Glance, VERIFY).await,
             Self::Slow { links, most } => prober.slow(links, *most, PATIENT).await,
+            Self::Stressed { nodes, fault, stress } => {
+                all(nodes.iter().map(|node| prober.stressed(node, fault, *stress, VERIFY))).await
+            }
             Self::Misbehaving { targets, how, limit } => {
                 all(targets.iter().map(|node| prober.misbehaving(node, how, *limit))).await
             }
@@ -926,6 +960,8 @@ impl Look {
 enum Back {
     Nodes(Vec<NodeName>),
     Resumed(Vec<NodeName>),
+    /// Nodes beside whose programs nothing is used for this fault.
+    Relieved(Vec<NodeName>, String),
     /// Links that carry bytes, the first within this time where one is given.
     Links(Vec<LinkId>, Option<Ms>),
     /// Links that carry bytes, and what share of the packets is still lost.
@@ -944,6 +980,10 @@ impl Back {
             }
             Self::Resumed(nodes) => {
                 all(nodes.iter().map(|node| prober.awake(node, VERIFY))).await?;
+                nodes
+            }
+            Self::Relieved(nodes, fault) => {
+                all(nodes.iter().map(|node| prober.relieved(node, fault, VERIFY))).await?;
                 nodes
             }
             Self::Nodes(nodes) => nodes,
@@ -1101,6 +1141,16 @@ fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
         }
     }
     want
+}
+
+/// What is used beside the programs of a node under these faults: each by itself, so they add up.
+fn stresses(on: &[Active], node: &str) -> BTreeMap<String, Stress> {
+    let of_it = |active: &&Active| active.targets.iter().any(|target| target == node);
+    let stress = |active: &Active| match active.fault.kind {
+        FaultKind::Stress(stress) => Some((active.fault.id.clone(), stress)),
+        _ => None,
+    };
+    on.iter().filter(of_it).filter_map(stress).collect()
 }
 
 /// The shapes of all links that are not clear under these faults.

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use super::lock;
 use crate::backend::{
     ComponentState, DATAGRAM_HEADERS, FULL_PACKET, Incarnation, LinkEvidence, LinkId, LinkLook, NodeOps, NodeState,
-    PROBER, PacketEvidence, PacketShape, RunState, Volley, rate_burst, rate_queue,
+    PROBER, PacketEvidence, PacketShape, RunState, StressEvidence, Stressed, Volley, rate_burst, rate_queue,
 };
 use crate::chain::rpc::Rpc;
-use crate::model::{Ms, NodeName, bits};
+use crate::model::{Ms, NodeName, Stress, bits, mebibytes};
 use crate::record::Silence;
 
 /// How often a condition is looked at.
@@ -314,6 +314,32 @@ impl Prober {
             match self.answers(node, RPC).await {
                 Err(_) => Ok(format!("{} halted, RPC silent for {RPC}", pids(&state))),
                 Ok(()) => Err("its RPC still answers".to_owned()),
+            }
+        })
+        .await
+    }
+
+    /// So much is used beside each program of a node for a fault.
+    pub(super) async fn stressed(&self, node: &str, fault: &str, asked: Stress, limit: Ms) -> Result<String, String> {
+        until(limit, || async {
+            let seen = self.ops.stressed(node, fault).await;
+            let seen = seen.map_err(|trouble| trouble.to_string())?;
+            let words = seen.iter().map(|evidence| stress_seen(node, evidence, asked));
+            Ok(words.collect::<Result<Vec<_>, _>>()?.join(", "))
+        })
+        .await
+    }
+
+    /// Nothing is used beside the programs of a node for a fault.
+    pub(super) async fn relieved(&self, node: &str, fault: &str, limit: Ms) -> Result<String, String> {
+        until(limit, || async {
+            let seen = self.ops.stressed(node, fault).await;
+            let seen = seen.map_err(|trouble| trouble.to_string())?;
+            match seen.iter().find(|evidence| evidence.seen.is_some()) {
+                Some(StressEvidence { component, .. }) => {
+                    Err(format!("what uses its resources is still beside {component} of {node}"))
+                }
+                None => Ok(String::new()),
             }
         })
         .await
@@ -665,6 +691,45 @@ fn only(state: &mut NodeState, node: &str, component: Option<&str>) -> Result<()
     Ok(())
 }
 
+/// What is used beside a program, in words.
+///
+/// # Errors
+/// It is less than what was asked.
+fn stress_seen(
+    node: &str,
+    StressEvidence { component, seen }: &StressEvidence,
+    asked: Stress,
+) -> Result<String, String> {
+    let beside = format!("beside {component} of {node}");
+    let Some(seen) = seen else {
+        return Err(format!("nothing runs {beside}"));
+    };
+    let Stressed {
+        busy,
+        used,
+        took,
+        memory,
+    } = *seen;
+    if busy < asked.cpu {
+        return Err(format!("{busy} of {} threads want a processor {beside}", asked.cpu));
+    }
+    if asked.cpu > 0 && used == Ms(0) {
+        return Err(format!("{busy} threads had no processor for {took} {beside}"));
+    }
+    if memory < asked.memory {
+        return Err(format!(
+            "{} of {} are held {beside}",
+            mebibytes(memory),
+            mebibytes(asked.memory)
+        ));
+    }
+    let tenths = used.0 * 10 / took.0.max(1);
+    let threads = (asked.cpu > 0).then(|| format!("{busy} threads had {}.{} processors", tenths / 10, tenths % 10));
+    let held = (asked.memory > 0).then(|| format!("{} are held", mebibytes(memory)));
+    let words: Vec<_> = threads.into_iter().chain(held).collect();
+    Ok(format!("{} {beside}", words.join(" and ")))
+}
+
 /// Evidence that a component is not where it was.
 fn another(old: &ComponentState, now: &ComponentState, removed: bool) -> Option<String> {
     match (&old.place, &now.place) {
@@ -766,6 +831,41 @@ fn pids(state: &NodeState) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_used_is_at_least_what_is_asked() {
+        let told = |seen| {
+            let evidence = StressEvidence {
+                component: "core".to_owned(),
+                seen,
+            };
+            let asked = Stress {
+                cpu: 2,
+                memory: 3 << 20,
+            };
+            stress_seen("a", &evidence, asked)
+        };
+        let good = Stressed {
+            busy: 2,
+            used: Ms(390),
+            took: Ms(300),
+            memory: 5 << 20,
+        };
+        assert_eq!(
+            told(Some(good)).unwrap(),
+            "2 threads had 1.3 processors and 5 MiB are held beside core of a"
+        );
+        assert_eq!(told(None).unwrap_err(), "nothing runs beside core of a");
+        let idle = told(Some(Stressed { busy: 1, ..good })).unwrap_err();
+        assert_eq!(idle, "1 of 2 threads want a processor beside core of a");
+        let starved = told(Some(Stressed { used: Ms(0), ..good })).unwrap_err();
+        assert!(starved.contains("no processor for 300ms"), "{starved}");
+        let small = told(Some(Stressed {
+            memory: 2 << 20,
+            ..good
+        }));
+        assert_eq!(small.unwrap_err(), "2 MiB of 3 MiB are held beside core of a");
+    }
 
     #[test]
     fn a_short_delay_needs_more_looks() {

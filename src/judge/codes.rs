@@ -279,6 +279,11 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "Whoever carries the faults out has not heard from trialnet in time and has reverted them by itself, as it has to.",
     ),
     (
+        "infra/stress-ended",
+        "what a fault used beside a program has ended",
+        "The process that used processors or memory beside a program for a `stress` ended before its time: the memory of the container may not have done for it and the program (`memory_limit`), or somebody has ended it. What was judged meanwhile proves nothing.",
+    ),
+    (
         "infra/address",
         "no free addresses",
         "The addresses or ports that the nodes need are taken. `trialnet ps` shows runs that are up, `trialnet gc` removes left ones.",

@@ -234,6 +234,7 @@ impl Life {
             | FaultKind::Pause
             | FaultKind::Misbehave { .. } => true,
             FaultKind::Partition { plane, .. } | FaultKind::Isolate { plane } => matches!(plane, Plane::All),
+            FaultKind::Stress(stress) => stress.cpu > 0,
             FaultKind::Delay { .. } | FaultKind::Loss { .. } | FaultKind::Bandwidth { .. } => false,
         }
     }
@@ -256,7 +257,8 @@ impl Life {
             return false;
         }
         let timed = matches!(self.fault.lasts, Lasts::For(_)) && self.verified.is_some() && self.reverted.is_none();
-        let by_trialnet = self.fault.kind == FaultKind::Pause || self.fault.kind.is_of_links();
+        let by_trialnet =
+            matches!(self.fault.kind, FaultKind::Pause | FaultKind::Stress(_)) || self.fault.kind.is_of_links();
         let by_platform = self.comes_back && self.verified.is_some();
         timed || by_platform || (by_trialnet && self.reverted.is_some())
     }

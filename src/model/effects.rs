@@ -35,7 +35,8 @@ pub fn effect_of(plan: &Plan, fault: &Fault, targets: &[usize]) -> Option<Effect
         FaultKind::Misbehave { byzantine: false, .. }
         | FaultKind::Delay { .. }
         | FaultKind::Loss { .. }
-        | FaultKind::Bandwidth { .. } => None,
+        | FaultKind::Bandwidth { .. }
+        | FaultKind::Stress(_) => None,
     }
 }
 

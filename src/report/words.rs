@@ -1,8 +1,8 @@
 //! Words for people: counts, moments, lists of nodes, steps in a few words, tables.
 
 use crate::model::{
-    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, Outage, Plane, Removal, Start, Step, Targets,
-    TxBody, What, When, Window, bits,
+    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, Outage, Plane, Removal, Start, Step, Stress,
+    Targets, TxBody, What, When, Window, bits, mebibytes,
 };
 
 /// Lists of nodes are cut at about so many characters.
@@ -275,6 +275,13 @@ pub fn fault(fault: &Fault) -> String {
             which(links)
         ),
         FaultKind::Loss { links, percent } => format!("lose {percent} % of the packets of {} each way", which(links)),
+        FaultKind::Stress(Stress { cpu, memory }) => {
+            let threads = usize::try_from(*cpu).unwrap_or(usize::MAX);
+            let threads = (*cpu > 0).then(|| count(threads, "thread"));
+            let held = (*memory > 0).then(|| format!("{} of memory", mebibytes(*memory)));
+            let what: Vec<_> = threads.into_iter().chain(held).collect();
+            format!("stress {targets} with {}", what.join(" and "))
+        }
         FaultKind::Misbehave { how, .. } => format!("misbehave {how} on {targets}"),
     };
     let wiped = if fault.wipe { ", data included" } else { "" };

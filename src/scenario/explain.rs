@@ -124,12 +124,17 @@ codes! {
          links as they are, `eu-eu` is for those inside of one. No node is in two regions; one that is in none keeps its links. `jitter` is \
          the same for all. Without `for` they stay so until `heal`, or the end of the run; other delays add up with them.";
     REPEAT = "scenario/repeat", "a fault that cannot be repeated as the file says",
-        "`every` and `times` let kill, stop, pause, partition, isolate, delay, loss and bandwidth strike several times: the first at once, each \
+        "`every` and `times` let kill, stop, pause, partition, isolate, delay, loss, bandwidth and stress strike several times: the first at once, each \
          further one `every` after the effect of the first was seen, twice that, and so on. A `partition` or `isolate` that is repeated is \
          a link that flaps; a repeated `kill` is a crash loop. Each has to end by itself (`for`, `down`, or what the platform brings back), \
          and `every` needs room for that and one second more. The step ends when the first is seen; the others strike beside the \
          steps that follow, under the ids `ID.2`, `ID.3`, …; `heal` of `ID` ends them all, `expect.recovery` of it is judged after the last, and the \
          run goes on until then.";
+    STRESS = "scenario/stress", "a stress of nothing, or one that would end the program",
+        "`stress = { nodes = [\"validator-0\"], cpu = 2, memory = \"128Mi\", for = \"30s\" }` uses processors and memory beside each program of the nodes, in its \
+         container, for as long as the fault is on: `cpu` threads that always want a processor, and `memory` that is held. Both count for the limits of the \
+         container (`resources`), so the memory needs a `memory_limit` in which it fits, together with all other stress that may be on: with less, the \
+         kernel would end a process, which is what `kill` is for.";
     CORRUPT = "scenario/corrupt", "damage to files of nodes that may run, or to no file",
         "`corrupt = { nodes = [\"validator-0\"], file = \"data/cs.wal/*\", bytes = 16 }` turns over bits in files of nodes that an earlier \
          `kill` or `stop` holds down until a later `heal` or `start`; which bytes follows from the seed. The path is below the node's first volume, its \

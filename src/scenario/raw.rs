@@ -316,6 +316,8 @@ table! {
             loss: Loss,
             /// Bounds the rate of links; only on backends that can do it honestly.
             bandwidth: Bandwidth,
+            /// Uses processors and memory beside the programs of nodes; only on backends where these have limits.
+            stress: Stress,
             /// Damages files of nodes that are held down.
             corrupt: Corrupt,
             /// Ends faults, by their ids.
@@ -692,6 +694,29 @@ table! {
             pick: String,
             /// Two lists of nodes: only the links from the one to the other.
             between: Vec<At<Selectors>>,
+            /// For how long; left out: until `heal`, or the end of the run.
+            r#for: Time,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
+        }
+    }
+}
+
+table! {
+    /// Uses processors and memory beside each program of nodes, in its container and under the limits of that: `cpu`, `memory`, or both.
+    Stress "`stress`" {
+        needs {}
+        may {
+            /// Which nodes; left out: all started nodes without a declared fault.
+            nodes: Selectors,
+            /// How many of them, by the seed: "1", "half", "f", "f+1" or "minority".
+            pick: String,
+            /// How many threads want a processor all the time, from 1 to 64.
+            cpu: u64,
+            /// How much memory is held, as Kubernetes writes it, for example "128Mi". The nodes need a larger `memory_limit`.
+            memory: String,
             /// For how long; left out: until `heal`, or the end of the run.
             r#for: Time,
             /// As in `kill`.

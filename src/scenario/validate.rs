@@ -10,6 +10,7 @@ mod network;
 mod regions;
 mod repeat;
 mod steps;
+mod stress;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

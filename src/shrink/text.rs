@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::verdict::Class;
-use crate::model::{Fault, FaultKind, Lasts, Ms, NodeName, Plan, Plane, Timed, bits};
+use crate::model::{Fault, FaultKind, Lasts, Ms, NodeName, Plan, Plane, Stress, Timed, bits};
 
 /// What the file says besides what happens in it.
 #[derive(Clone, Debug)]
@@ -159,6 +159,14 @@ fn action(plan: &Plan, fault: &Fault) -> Option<String> {
         FaultKind::Bandwidth { links, rate } => {
             let (whom, rate) = (slowed(plan, fault.targets.nodes(), links)?, bits(*rate));
             format!("bandwidth = {{ {whom}, rate = \"{rate}\"{} }}", lasts("for"))
+        }
+        FaultKind::Stress(Stress { cpu, memory }) => {
+            let said = |name: &str, value: u64, quote: &str| match value {
+                0 => String::new(),
+                _ => format!(", {name} = {quote}{value}{quote}"),
+            };
+            let (cpu, memory) = (said("cpu", u64::from(*cpu), ""), said("memory", *memory, "\""));
+            format!("stress = {{ nodes = {nodes}{cpu}{memory}{} }}", lasts("for"))
         }
         // A schedule has no regions.
         FaultKind::Delay {

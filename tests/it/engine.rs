@@ -3,6 +3,7 @@
 mod beside;
 mod corrupt;
 mod repeat;
+mod stress;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -20,4 +20,5 @@ mod observer;
 mod render;
 mod runs;
 mod side_by_side;
+mod stress;
 mod tunnel;

@@ -32,6 +32,7 @@ fn capabilities() -> Capabilities {
                 "plane-all",
                 "RPC is observed directly, past the links; use `plane = \"p2p\"`",
             ),
+            ("stress", "a process has no limits of its own here; use `pause`"),
             ("pods", "there are no pods here; use `how = \"process\"`"),
             ("attach", "there are no pods here; leave `attach` out"),
             ("observe-cluster", "there is no cluster here; use `from = \"here\"`"),

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod stress;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};

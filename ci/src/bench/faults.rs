@@ -99,6 +99,16 @@ const CASES: &[Case] = &[
     ),
     healed("delay of 40 ms", "delay", r#"delay = { latency = "40ms" }"#),
     healed("loss of 20 %", "loss", r#"loss = { percent = 20 }"#),
+    healed(
+        "no more than 1 Mbit/s",
+        "bandwidth",
+        r#"bandwidth = { rate = "1mbit" }"#,
+    ),
+    healed(
+        "stress by a thread and 64 MiB",
+        "stress",
+        r#"stress = { nodes = ["validator-3"], cpu = 1, memory = "64Mi" }"#,
+    ),
 ];
 
 /// Prints the tables of both backends, and writes them to a file where one is named. Without a cluster that half is left out.
@@ -230,7 +240,7 @@ fn lives(backend: &str, cases: &[&Case], repeats: usize) -> Result<Vec<(usize, L
 fn scenario(cases: &[&Case], repeats: usize) -> String {
     let mut text = String::from(
         "format = 1\nname = \"bench-faults\"\n[limits]\nrun = \"15m\"\n[network]\nchain = \"devnode\"\nblock_time = \"200ms\"\n\
-         [network.groups.validator]\nrole = \"validator\"\ncount = 4\n\
+         [network.groups.validator]\nrole = \"validator\"\ncount = 4\nresources = { memory_limit = \"512Mi\" }\n\
          [[steps]]\nexpect.height = { nodes = [\"all\"], at_least = 3, within = \"60s\" }\n",
     );
     for turn in 0..repeats {

@@ -17,11 +17,12 @@ use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 
 use super::datagrams::{self, Ears};
+use super::usage;
 use crate::agent::damage;
 use crate::agent::reach::{self, Way};
 use crate::agent::table::Proc;
 use crate::agent::{COMPONENT_VARIABLE, NODE_VARIABLE, RUN_VARIABLE, lock, trouble};
-use crate::backend::{Digest, LinkEvidence, PROBER, RunState, Trouble, Volley};
+use crate::backend::{Digest, LinkEvidence, PROBER, RunState, Stressed, Trouble, Volley};
 use crate::model::Ms;
 use crate::record::json_line;
 
@@ -65,6 +66,8 @@ pub(super) enum Question {
         /// Which ones.
         pattern: String,
     },
+    /// What this process uses.
+    Stressed(Proc),
     /// Count datagrams from now on.
     Listen,
     /// Send datagrams.
@@ -92,6 +95,8 @@ pub(super) enum Answer {
     Links(Vec<LinkEvidence>),
     /// What stands in files.
     Files(Vec<Digest>),
+    /// What the process uses, if it is there.
+    Stressed(Option<Stressed>),
     /// Where datagrams are counted.
     Listens {
         /// The port.
@@ -160,6 +165,7 @@ async fn answer(question: Question, ears: &Ears) -> Result<Answer, Trouble> {
             Ok(Answer::Heard { counts, overrun })
         }
         Question::State(proc) => Ok(Answer::State(proc.state())),
+        Question::Stressed(proc) => Ok(Answer::Stressed(usage::look(proc).await)),
         Question::Files { node, root, pattern } => damage::digests(&node, &root, &pattern).map(Answer::Files),
         Question::Links { links, limit } => reach::links(links, source, limit).await.map(Answer::Links),
     }

@@ -9,12 +9,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Damage, Digest, LinkEvidence, LinkId, LinkLook, LinkShape, RunState, Trouble, Volley, Write};
-use crate::model::{Ms, NodeName};
+use crate::backend::{
+    Damage, Digest, LinkEvidence, LinkId, LinkLook, LinkShape, RunState, Stressed, Trouble, Volley, Write,
+};
+use crate::model::{Ms, NodeName, Stress};
 use crate::record::NodeEvent;
 
 /// The version of the spec and of what is said.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// What a supervisor runs: the file that `trialnet supervise --spec FILE` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,6 +115,10 @@ pub enum Ask {
     Resume,
     /// Sets the state of all links of this component, under the lease: those not named are clear.
     Shape(Vec<LinkShape>),
+    /// Sets what is used beside the program, by the ids of faults, under the lease: what is not named ends.
+    Stress(BTreeMap<String, Stress>),
+    /// What the kernel says of what is used for this fault: looked up by a process of its own. Answered with [`Reply::Stressed`].
+    Stressed(String),
     /// Keeps the lease alive.
     Renew,
     /// Empties the volumes; the process must be down.
@@ -199,6 +205,8 @@ pub enum Reply {
     Links(Vec<LinkEvidence>),
     /// What stands in files.
     Digests(Vec<Digest>),
+    /// What the kernel says of what is used beside the program; `None`: nothing is.
+    Stressed(Option<Stressed>),
     /// All datagrams have left.
     Sent {
         /// How long that took.

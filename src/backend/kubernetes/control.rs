@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use crate::agent::supervise::protocol::{Ask, Call, PROTOCOL, Reply, Said};
 use crate::agent::{lock, node_trouble};
 use crate::backend::{Bytes, LinkShape, Trouble};
-use crate::model::NodeName;
+use crate::model::{NodeName, Stress};
 use crate::record::{NodeEvent, Record, json_line};
 
 /// Between two tries to connect.
@@ -75,6 +75,8 @@ struct Shared {
     /// What the links have to be, once that is known: a new pod begins with clear ones, a new container with what the one before it was
     /// told.
     shapes: Mutex<Option<Vec<LinkShape>>>,
+    /// What has to be used beside the program, once that is known: a new container begins without any of it.
+    stress: Mutex<Option<BTreeMap<String, Stress>>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +122,9 @@ impl Control {
         let what = format!("{ask:?}");
         if let Ask::Shape(shapes) = &ask {
             *lock(&self.shared.shapes) = Some(shapes.clone());
+        }
+        if let Ask::Stress(wanted) = &ask {
+            *lock(&self.shared.stress) = Some(wanted.clone());
         }
         let (reply, answer) = oneshot::channel();
         if self.calls.send(Pending { ask, reply }).is_err() {
@@ -316,11 +321,12 @@ impl Line {
             view.met = true;
             view.why.clear();
         });
-        let shapes = lock(&self.shared.shapes).clone();
-        if let Some(shapes) = shapes
-            && let Err(error) = write_line(&mut write, STANDING, &Ask::Shape(shapes)).await
-        {
-            return error;
+        let shapes = lock(&self.shared.shapes).clone().map(Ask::Shape);
+        let stress = lock(&self.shared.stress).clone().map(Ask::Stress);
+        for standing in [shapes, stress].into_iter().flatten() {
+            if let Err(error) = write_line(&mut write, STANDING, &standing).await {
+                return error;
+            }
         }
         for (id, pending) in &self.pending {
             if let Err(error) = write_line(&mut write, *id, &pending.ask).await {

@@ -195,7 +195,6 @@ pub(super) fn unknown_key(key: &Spanned<DeString<'_>>, title: &str, known: &[&st
 const LATER: &[(&str, &str)] = &[
     ("upgrade", "it will move nodes to another version, one by one"),
     ("matrix", "it will run a file over versions, sizes and seeds"),
-    ("bandwidth", "it will limit what a link carries"),
     ("progress_of", "it will let a step wait for a part of an upgrade"),
     ("nodes_done", "it will let a step wait for a part of an upgrade"),
     ("clock", "it will shift a node's clock"),

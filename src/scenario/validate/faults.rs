@@ -21,7 +21,7 @@ struct Losing<'a> {
 }
 
 /// A fault on whole nodes that leaves their data alone.
-fn plain(here: &Here, kind: FaultKind, targets: Targets, lasts: Lasts) -> Fault {
+pub(super) fn plain(here: &Here, kind: FaultKind, targets: Targets, lasts: Lasts) -> Fault {
     Fault {
         id: here.id.clone(),
         kind,
@@ -876,7 +876,7 @@ impl Check<'_> {
     }
 
     /// When a fault with an optional `for` ends. `None`: a problem was reported.
-    fn until(&mut self, time: Option<&At<Time>>) -> Option<Lasts> {
+    pub(super) fn until(&mut self, time: Option<&At<Time>>) -> Option<Lasts> {
         match time {
             Some(_) => self.lasting(time).map(Lasts::For),
             None => Some(Lasts::UntilHealed),
@@ -902,13 +902,15 @@ impl Check<'_> {
         Action::Fault(fault)
     }
 
-    /// The nodes that a later step without `nodes` leaves out: a slow link leaves nobody out, and of a partition the side with the
+    /// The nodes that a later step without `nodes` leaves out: a slow link or a busy processor leaves nobody out, and of a partition the side with the
     /// most power is the network that goes on.
     pub(super) fn touched(&self, fault: &Fault, struck: &Nodes) -> Nodes {
         match &fault.kind {
-            FaultKind::Delay { .. } | FaultKind::Loss { .. } | FaultKind::Bandwidth { .. } | FaultKind::Restart => {
-                Nodes::new()
-            }
+            FaultKind::Delay { .. }
+            | FaultKind::Loss { .. }
+            | FaultKind::Bandwidth { .. }
+            | FaultKind::Stress(_)
+            | FaultKind::Restart => Nodes::new(),
             FaultKind::Partition { sides, .. } => {
                 let power = |side: &[String]| -> u64 {
                     let powers = side.iter().filter_map(|name| self.plan.node_index(name));

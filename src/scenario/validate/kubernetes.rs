@@ -232,7 +232,7 @@ impl Check<'_> {
     }
 
     /// A quantity as Kubernetes writes it, at least `least`; its value. `None`: a problem was reported.
-    fn amount(&mut self, text: &At<String>, name: &str, least: f64, shown: &str) -> Option<f64> {
+    pub(super) fn amount(&mut self, text: &At<String>, name: &str, least: f64, shown: &str) -> Option<f64> {
         let problem = match quantity(text) {
             Some(value) if value >= least => return Some(value),
             Some(_) => (
@@ -265,11 +265,11 @@ fn is_name(name: &str, longest: usize) -> bool {
     name.len() <= longest && (dots || !name.contains('.')) && name.split('.').all(part)
 }
 
-const MEBI: f64 = 1_048_576.0;
+pub(super) const MEBI: f64 = 1_048_576.0;
 
 /// The value of a quantity as `k8s.io/apimachinery/pkg/api/resource` reads it, none below zero: a decimal number, and a binary or
 /// decimal suffix, or an exponent.
-fn quantity(text: &str) -> Option<f64> {
+pub(super) fn quantity(text: &str) -> Option<f64> {
     let split = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());

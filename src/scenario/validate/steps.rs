@@ -11,7 +11,7 @@ use crate::scenario::raw::{self, At, Named, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The actions of the language.
-pub(super) const ACTIONS: [&str; 20] = [
+pub(super) const ACTIONS: [&str; 21] = [
     "kill",
     "pause",
     "stop",
@@ -22,6 +22,7 @@ pub(super) const ACTIONS: [&str; 20] = [
     "delay",
     "loss",
     "bandwidth",
+    "stress",
     "drain",
     "machine",
     "corrupt",
@@ -35,7 +36,7 @@ pub(super) const ACTIONS: [&str; 20] = [
 ];
 
 /// Actions that are faults.
-const FAULTS: [&str; 12] = [
+const FAULTS: [&str; 13] = [
     "kill",
     "pause",
     "stop",
@@ -45,6 +46,7 @@ const FAULTS: [&str; 12] = [
     "delay",
     "loss",
     "bandwidth",
+    "stress",
     "drain",
     "machine",
     "misbehave",
@@ -327,6 +329,7 @@ impl Check<'_> {
             delay,
             loss,
             bandwidth,
+            stress,
             corrupt,
             heal,
             wait,
@@ -362,6 +365,8 @@ impl Check<'_> {
             self.lose(here, loss)
         } else if let Some(bandwidth) = bandwidth {
             self.bound(here, bandwidth)
+        } else if let Some(stress) = stress {
+            self.stress(here, stress)
         } else if let Some(corrupt) = corrupt {
             self.corrupt(here, corrupt)
         } else if let Some(start) = start {

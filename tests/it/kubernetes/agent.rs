@@ -252,7 +252,7 @@ async fn after_sigkill_of_trialnet_and_its_guard_the_kernel_ends_the_fault() {
     run.can_be_judged();
 }
 
-fn gc(state: &std::path::Path) -> String {
+pub(super) fn gc(state: &std::path::Path) -> String {
     let mut command = Command::new(EXE);
     let output = command.arg("gc").env("TRIALNET_STATE_DIR", state).output().unwrap();
     let words = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
