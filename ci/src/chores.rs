@@ -31,7 +31,7 @@ pub(crate) fn scenarios(folder: &str) -> Result<(), String> {
 /// The random trials at their full count, those on a cluster (`kubernetes::killed::`) included where there is one.
 pub(crate) fn long() -> Result<(), String> {
     run(Command::new("cargo")
-        .args(["test", "--release", "--test", "it", "--"])
+        .args(["test", "--workspace", "--test", "it", "--"])
         .args(["killed::", "rehearsal::", "--nocapture"])
         .env("TRIALNET_TRIALS", "100"))
 }

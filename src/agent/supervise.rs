@@ -19,11 +19,11 @@ mod state;
 mod stresses;
 mod usage;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -69,6 +69,8 @@ pub struct InstallArgs {
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// Between two looks whether they have.
 const KILL_EVERY: Duration = Duration::from_millis(5);
+/// How many troubles are kept for whoever comes.
+const TROUBLES: usize = 100;
 /// How long the last words may take to get out.
 const FLUSH_LIMIT: Duration = Duration::from_millis(200);
 /// The supervisor cannot do its work.
@@ -249,8 +251,10 @@ struct Supervisor {
     connections: BTreeMap<u64, Connection>,
     /// Who is answered when all processes are gone.
     awaited_by: Vec<Asker>,
-    /// Troubles of which nobody could be told yet.
-    unheard: Vec<Trouble>,
+    /// Troubles that nobody has heeded yet, by their ids: a connection may break with what was said over it.
+    unheeded: VecDeque<(u64, Trouble)>,
+    /// The id of the last one.
+    last_trouble: u64,
     /// How many processes the kernel had ended for want of memory when the process was started.
     memory_kills: u64,
     tell_grace: mpsc::UnboundedSender<u32>,
@@ -282,7 +286,8 @@ impl Supervisor {
             lease_ends: None,
             connections: BTreeMap::new(),
             awaited_by: Vec::new(),
-            unheard: Vec::new(),
+            unheeded: VecDeque::new(),
+            last_trouble: 0,
             memory_kills: 0,
             tell_grace,
             end: None,
@@ -313,7 +318,8 @@ impl Supervisor {
                 Ok(Call { id, ask }) => self.handle((from, id), ask),
                 Err(error) => {
                     if let Some(Connection { say, .. }) = self.connections.remove(&from) {
-                        tell(&say, &Said::Trouble(self.misunderstood(format!("{error}: {line}"))));
+                        let trouble = self.misunderstood(format!("{error}: {line}"));
+                        tell(&say, &Said::Trouble { id: 0, trouble });
                     }
                 }
             },
@@ -355,6 +361,10 @@ impl Supervisor {
             Ask::Shape(shapes) => self.shape(&shapes),
             Ask::Stress(wanted) => self.stress(&wanted),
             Ask::Stressed(fault) => return self.look_at_stress(from, &fault),
+            Ask::Heed(heard) => {
+                self.unheeded.retain(|(id, _)| *id != heard);
+                Ok(())
+            }
             Ask::Renew => {
                 if self.lease_ends.is_some() {
                     self.hold_lease();
@@ -387,8 +397,9 @@ impl Supervisor {
         let say = connection.say.clone();
         tell(&say, &Said::Answer { id, result: Ok(hello) });
         // As they were said: why goes before what.
-        for trouble in self.unheard.drain(..) {
-            tell(&say, &Said::Trouble(trouble));
+        for (id, trouble) in &self.unheeded {
+            let (id, trouble) = (*id, trouble.clone());
+            tell(&say, &Said::Trouble { id, trouble });
         }
         for (number, event) in self.state.after(after) {
             let (number, event) = (*number, event.clone());
@@ -402,18 +413,26 @@ impl Supervisor {
         }
     }
 
-    /// Says something to all who have said hello. Returns whether there is anybody.
-    fn announce(&self, said: &Said) -> bool {
-        let greeted = self.connections.values().filter(|connection| connection.greeted);
-        greeted.map(|connection| tell(&connection.say, said)).count() > 0
+    /// Says something to all who have said hello.
+    fn announce(&self, said: &Said) {
+        for connection in self.connections.values().filter(|connection| connection.greeted) {
+            tell(&connection.say, said);
+        }
     }
 
-    /// Says that something failed: in the container's log, and to all, or to whoever comes next.
+    /// Says that something failed: in the container's log, to all, and to whoever comes until somebody heeds it.
     fn complain(&mut self, trouble: Trouble) {
         log(format_args!("{}: {trouble}", trouble.code));
-        if !self.announce(&Said::Trouble(trouble.clone())) {
-            self.unheard.push(trouble);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
+        // Another one than any before, of this container and, as long as clocks go on, of those before it.
+        let id = self.last_trouble.max(now) + 1;
+        self.last_trouble = id;
+        self.unheeded.push_back((id, trouble.clone()));
+        if self.unheeded.len() > TROUBLES {
+            self.unheeded.pop_front();
         }
+        self.announce(&Said::Trouble { id, trouble });
     }
 
     /// Says what happened to the process.

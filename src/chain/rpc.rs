@@ -147,12 +147,25 @@ impl Client {
     /// # Errors
     /// When the system refuses what a client needs.
     pub fn new() -> Result<Self, RpcError> {
+        Self::keeping(4)
+    }
+
+    /// A client that asks each question over a connection of its own: what is seen over one that was open before may be old news. (The end of a port-forward
+    /// that was open is told a second after the node's.)
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn unpooled() -> Result<Self, RpcError> {
+        Self::keeping(0)
+    }
+
+    fn keeping(idle: usize) -> Result<Self, RpcError> {
         reqwest::Client::builder()
             // Nodes are on this machine, whatever proxy the environment names.
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .tcp_nodelay(true)
-            .pool_max_idle_per_host(4)
+            .pool_max_idle_per_host(idle)
             // CometBFT closes idle connections after ten seconds; closing first spares us the race.
             .pool_idle_timeout(Duration::from_secs(8))
             .build()

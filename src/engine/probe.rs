@@ -221,6 +221,8 @@ where
 pub(super) struct Prober {
     pub(super) ops: std::sync::Arc<dyn NodeOps>,
     pub(super) rpc: BTreeMap<NodeName, Rpc>,
+    /// The same, each question over a new connection.
+    pub(super) fresh: BTreeMap<NodeName, Rpc>,
 }
 
 impl Prober {
@@ -669,8 +671,9 @@ impl Prober {
         self.ops.state(node).await.map_err(|trouble| trouble.to_string())
     }
 
+    /// Whether a node answers over a new connection.
     async fn answers(&self, node: &str, patience: Ms) -> Result<(), (Silence, String)> {
-        let Some(rpc) = self.rpc.get(node) else {
+        let Some(rpc) = self.fresh.get(node) else {
             return Err((Silence::Garbage, format!("{node} has no RPC address")));
         };
         match tokio::time::timeout(patience.duration(), rpc.status()).await {

@@ -166,7 +166,7 @@ struct Client {
     writer: OwnedWriteHalf,
     next: u64,
     events: VecDeque<(u64, NodeEvent)>,
-    troubles: VecDeque<Trouble>,
+    troubles: VecDeque<(u64, Trouble)>,
     /// What the hello said.
     last: u64,
 }
@@ -192,7 +192,7 @@ impl Client {
                 Said::Answer { id: its, result } if its == id => return result,
                 Said::Answer { id, .. } => panic!("an answer to {id}"),
                 Said::Event { number, event } => self.events.push_back((number, event)),
-                Said::Trouble(trouble) => self.troubles.push_back(trouble),
+                Said::Trouble { id, trouble } => self.troubles.push_back((id, trouble)),
             }
         }
     }
@@ -231,11 +231,12 @@ impl Client {
 
     async fn trouble(&mut self) -> Trouble {
         loop {
-            if let Some(trouble) = self.troubles.pop_front() {
+            if let Some((id, trouble)) = self.troubles.pop_front() {
+                self.done(Ask::Heed(id)).await;
                 return trouble;
             }
             match self.hear().await.expect("a trouble before the end") {
-                Said::Trouble(trouble) => self.troubles.push_back(trouble),
+                Said::Trouble { id, trouble } => self.troubles.push_back((id, trouble)),
                 Said::Event { number, event } => self.events.push_back((number, event)),
                 other => panic!("{other:?}"),
             }
@@ -883,7 +884,7 @@ fn a_spec_that_cannot_be_used_is_an_error_in_the_log() {
     assert!(run("{}").contains("missing field"));
     let mut other = spec(dir.path(), &[]);
     other.protocol = PROTOCOL + 1;
-    assert!(run(&serde_json::to_string(&other).unwrap()).contains("version 2"));
+    assert!(run(&serde_json::to_string(&other).unwrap()).contains(&format!("version {PROTOCOL}")));
     // A port that is taken is named.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut spec = spec(dir.path(), &[]);

@@ -96,7 +96,7 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Ask {
     /// The first question on each connection: who is there, and all events after the one of this number (0: all). Answered with
-    /// [`Reply::Hello`]; troubles that nobody was told of and the events follow.
+    /// [`Reply::Hello`]; troubles that nobody has heeded and the events follow.
     Hello {
         /// The number of the last event that the asker has of this pod. One that is yet to come is of another pod, and counts as 0.
         after: u64,
@@ -119,6 +119,8 @@ pub enum Ask {
     Stress(BTreeMap<String, Stress>),
     /// What the kernel says of what is used for this fault: looked up by a process of its own. Answered with [`Reply::Stressed`].
     Stressed(String),
+    /// This trouble was heard, and need not be said again.
+    Heed(u64),
     /// Keeps the lease alive.
     Renew,
     /// Empties the volumes; the process must be down.
@@ -172,8 +174,13 @@ pub enum Said {
         /// What; the generation in it is counted over this pod.
         event: NodeEvent,
     },
-    /// Something outside the chain failed, for example a lease that ran out.
-    Trouble(Trouble),
+    /// Something outside the chain failed, for example a lease that ran out. Said to all, and again on each new connection until somebody has heeded it.
+    Trouble {
+        /// Another one for each trouble of a pod; 0: it is not said again.
+        id: u64,
+        /// What.
+        trouble: Trouble,
+    },
 }
 
 /// The supervisor's answers.

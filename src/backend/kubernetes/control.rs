@@ -3,7 +3,7 @@
 //! What is asked while the line is down waits for it, as long as the asker does. Every question but [`Ask::Crash`] may be asked twice, so
 //! those that were under way when the line broke are asked again. Events are numbered by the supervisor; none is lost or told twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -103,6 +103,7 @@ impl Control {
             pod: String::new(),
             after: 0,
             offset: 0,
+            heard: BTreeSet::new(),
         };
         let task = tokio::spawn(Box::pin(line.run(connect))).abort_handle();
         Self {
@@ -219,6 +220,8 @@ struct Line {
     after: u64,
     /// Generations of the pods before it.
     offset: u32,
+    /// Troubles that were told already.
+    heard: BTreeSet<u64>,
 }
 
 impl Line {
@@ -337,7 +340,13 @@ impl Line {
             tokio::select! {
                 line = lines.next_line() => match line {
                     Ok(Some(line)) => match serde_json::from_str::<Said>(&line) {
-                        Ok(said) => self.hear(said),
+                        Ok(said) => {
+                            if let Some(heard) = self.hear(said)
+                                && let Err(error) = write_line(&mut write, STANDING, &Ask::Heed(heard)).await
+                            {
+                                return error;
+                            }
+                        }
                         Err(error) => return format!("it said what cannot be read: {error}"),
                     },
                     Ok(None) => return "the connection ended".to_owned(),
@@ -361,7 +370,8 @@ impl Line {
         }
     }
 
-    fn hear(&mut self, said: Said) {
+    /// Takes in what is said; the id of a trouble that is to be heeded.
+    fn hear(&mut self, said: Said) -> Option<u64> {
         match said {
             Said::Answer { id, result } => self.answer(id, result),
             Said::Event { number, .. } if number <= self.after => {}
@@ -372,8 +382,15 @@ impl Line {
                 self.tell(event.clone());
                 self.see(&event);
             }
-            Said::Trouble(trouble) => self.record(trouble.into()),
+            Said::Trouble { id, trouble } => {
+                // One that was said again, since the word that it was heard was lost.
+                if id == 0 || self.heard.insert(id) {
+                    self.record(trouble.into());
+                }
+                return (id != 0).then_some(id);
+            }
         }
+        None
     }
 
     fn answer(&mut self, id: u64, result: Result<Reply, Trouble>) {
@@ -557,6 +574,32 @@ mod tests {
             event(&mut heard).await,
             NodeEvent::Started { generation: 2, .. }
         ));
+    }
+
+    #[tokio::test]
+    async fn a_trouble_is_told_once_and_heeded_as_often_as_it_is_said() {
+        let doors = doors();
+        let (_control, mut heard) = line(&doors);
+        let say = |id| Said::Trouble {
+            id,
+            trouble: node_trouble("infra/lease-lost", "n-0", "a renewal", "none came"),
+        };
+        let mut far = Far::open(&doors, "pod-a");
+        far.hello(0).await;
+        far.say(say(7)).await;
+        assert_eq!(far.call().await.ask, Ask::Heed(7));
+        // That word is lost with the line.
+        drop(far);
+        let mut far = Far::open(&doors, "pod-a");
+        far.hello(0).await;
+        far.say(say(7)).await;
+        far.say(say(9)).await;
+        assert_eq!(far.call().await.ask, Ask::Heed(7));
+        assert_eq!(far.call().await.ask, Ask::Heed(9));
+        for _ in 0..2 {
+            assert!(matches!(heard.recv().await, Some(Record::Trouble { .. })));
+        }
+        assert!(heard.try_recv().is_err(), "told twice");
     }
 
     #[tokio::test]

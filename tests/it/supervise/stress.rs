@@ -92,10 +92,19 @@ async fn stress_ends_with_its_lease() {
     let supervisor = Supervisor::start(dir.path(), spec);
     let mut client = supervisor.connect(0).await;
     client.done(all(&[("busy", busy(1))])).await;
+    until_true("it says so", async || {
+        client.state().await;
+        !client.troubles.is_empty()
+    })
+    .await;
+    // The connection breaks before anybody has heeded it, so it is said again.
+    let mut client = supervisor.connect(0).await;
     let trouble = client.trouble().await;
     assert_eq!(trouble.code, "infra/lease-lost");
     assert!(trouble.seen.contains("1 processes beside it ended"), "{trouble}");
+    let mut client = supervisor.connect(0).await;
     until_true("it is gone", async || seen(&mut client, "busy").await.is_none()).await;
+    assert!(client.troubles.is_empty(), "heeded and said again");
     assert_eq!(processes(&supervisor), [0_u32; 0]);
 }
 
