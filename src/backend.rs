@@ -25,6 +25,11 @@ pub trait Deployer: Send + Sync {
     /// What this backend can do, and why it cannot do the rest.
     fn capabilities(&self) -> &Capabilities;
 
+    /// Sees that there is a place for the nodes, and makes it where that was asked for (a cluster), which takes its own time. Called once, before all else.
+    fn place(&self) -> BoxFuture<'_, Result<(), Trouble>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// Reserves addresses, ports and mount paths for all nodes, before any file is rendered. Called once.
     fn reserve<'a>(&'a self, wanted: &'a [Wanted], links: &'a [LinkId]) -> BoxFuture<'a, Result<Addresses, Trouble>>;
 

@@ -196,7 +196,7 @@ pub enum Keep {
     /// They go.
     #[default]
     Never,
-    /// They stay unless the run passed.
+    /// They stay unless the run passed, or was interrupted.
     OnFailure,
     /// They stay.
     Always,

@@ -65,7 +65,7 @@ pub enum Keep {
     /// They go.
     #[default]
     Never,
-    /// They stay unless the scenario passed.
+    /// They stay unless the scenario passed, or was interrupted.
     OnFailure,
     /// They stay.
     Always,

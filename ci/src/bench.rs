@@ -34,6 +34,8 @@ pub(crate) fn run(words: &[&str]) -> Result<(), String> {
         observe(if quick { 10 } else { 60 })?;
     }
     if wanted("kubernetes-start") {
+        // Each takes half a minute.
+        let repeats = if quick { 1 } else { repeats };
         kubernetes::start(repeats, names.contains(&"kubernetes-start"))?;
     }
     // Minutes long, so only by its name.
@@ -113,7 +115,9 @@ fn ratios(rpc: (u64, u64), first: (u64, u64), reach: &str) {
 fn observe(seconds: u64) -> Result<(), String> {
     println!("\nobserve: 100 nodes at 5 Hz for {seconds} s, trialnet's own process");
     let place = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let text = devnodes(10, 90, &format!("{}s", seconds + 5)).replace("block_time = \"200ms\"", "block_time = \"1s\"");
+    // Nodes are asked three times in a block.
+    let text =
+        devnodes(10, 90, &format!("{}s", seconds + 5)).replace("block_time = \"200ms\"", "block_time = \"600ms\"");
     let (mut child, records) = start(&text, place.path(), LOCAL)?;
     let ready = wait(Duration::from_secs(60), "ready", || {
         let text = fs::read_to_string(&records).unwrap_or_default();

@@ -32,7 +32,7 @@ pub(crate) fn scenarios(folder: &str) -> Result<(), String> {
 pub(crate) fn long() -> Result<(), String> {
     run(Command::new("cargo")
         .args(["test", "--workspace", "--test", "it", "--"])
-        .args(["killed::", "rehearsal::", "--nocapture"])
+        .args(["killed::", "rehearsal::", "kills_at_random_moments", "--nocapture"])
         .env("TRIALNET_TRIALS", "100"))
 }
 

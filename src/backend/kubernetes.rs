@@ -135,6 +135,8 @@ struct Shared {
     namespace: String,
     records: mpsc::UnboundedSender<Record>,
     site: OnceCell<Site>,
+    /// What guards the namespace, from before anything is made; none: the namespace stays by itself.
+    guard: OnceLock<Guard>,
     reserved: OnceLock<(Addresses, Vec<LinkId>)>,
     network: OnceLock<Network>,
     /// What observes from beside the nodes, if anything does.
@@ -148,19 +150,19 @@ struct Shared {
     /// The machines that were struck, by the fault for which they were.
     struck: Mutex<BTreeMap<String, Struck>>,
     watching: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// Writes down what there is once all is up, for the case that nobody can at the end.
+    dumping: Mutex<Option<AbortOnDropHandle<()>>>,
     jobs: job::Jobs,
     over: std::sync::atomic::AtomicBool,
 }
 
-/// The cluster, and what guards the namespace in it.
+/// The cluster.
 struct Site {
     cluster: Cluster,
     client: kube::Client,
     api: Api,
     /// What the pods may pull images with.
     credentials: Credentials,
-    /// `None`: the namespace stays by itself.
-    guard: Option<Guard>,
 }
 
 /// What was done to machines for a fault.
@@ -196,6 +198,7 @@ impl Kubernetes {
                 namespace,
                 records,
                 site: OnceCell::new(),
+                guard: OnceLock::new(),
                 reserved: OnceLock::new(),
                 network: OnceLock::new(),
                 observer: OnceLock::new(),
@@ -204,6 +207,7 @@ impl Kubernetes {
                 disturbed: Mutex::default(),
                 struck: Mutex::default(),
                 watching: Mutex::default(),
+                dumping: Mutex::default(),
                 jobs: job::Jobs::default(),
                 over: std::sync::atomic::AtomicBool::new(false),
             }),
@@ -291,6 +295,12 @@ impl Kubernetes {
         *lock(&shared.watching) = Some(AbortOnDropHandle::new(
             handle.spawn(Box::pin(async move { me.watch().await })),
         ));
+        let (client, namespace) = (site.client.clone(), shared.namespace.clone());
+        let folder = shared.options.run_dir.clone();
+        let dump = handle.spawn(Box::pin(async move {
+            drop(logs::dump(&client, &namespace, &folder).await);
+        }));
+        *lock(&shared.dumping) = Some(AbortOnDropHandle::new(dump));
         Ok(())
     }
 
@@ -414,7 +424,7 @@ impl Kubernetes {
     async fn do_shape(&self, shapes: &[LinkShape]) -> Result<(), Trouble> {
         let network = self.shared.network()?;
         // Of a network that stays nobody here knows how its links were left.
-        let taken_over = self.shared.site.get().is_some_and(|site| site.guard.is_none());
+        let taken_over = self.shared.guard.get().is_none();
         let mut asked = Vec::new();
         for (name, node) in &network.nodes {
             for (component, control) in node.spec.components.iter().zip(&node.controls) {
@@ -711,16 +721,24 @@ impl Kubernetes {
         let shared = &self.shared;
         shared.over.store(true, std::sync::atomic::Ordering::Relaxed);
         drop(lock(&shared.watching).take());
-        let Some(site) = shared.site.get() else {
-            return Vec::new();
-        };
-        if shared.network.get().is_some() {
+        drop(lock(&shared.dumping).take());
+        let site = shared.site.get();
+        if let (Some(site), Some(_)) = (site, shared.network.get()) {
             let dump = logs::dump(&site.client, &shared.namespace, &shared.options.run_dir);
             drop(tokio::time::timeout(LAST_WORDS, dump).await);
         }
-        let left = match &site.guard {
-            Some(guard) => guard.teardown(teardown::LIMIT).await,
-            None => Box::pin(teardown::remove(&site.api, &shared.namespace, teardown::LIMIT)).await,
+        let left = match (shared.guard.get(), site) {
+            (Some(guard), Some(_)) => guard.teardown(teardown::LIMIT).await,
+            // Before there is a site nothing is made, unless it is the cluster itself.
+            (Some(guard), None) if guard.creates() => guard.teardown(teardown::LIMIT).await,
+            (Some(guard), None) => {
+                if let Err(trouble) = guard.leave().await {
+                    tracing::debug!("{trouble}");
+                }
+                Vec::new()
+            }
+            (None, Some(site)) => Box::pin(teardown::remove(&site.api, &shared.namespace, teardown::LIMIT)).await,
+            (None, None) => return Vec::new(),
         };
         if let Some(network) = shared.network.get()
             && let Some(logs) = network.logs.lock().await.take()
@@ -760,6 +778,8 @@ impl Shared {
         // The guard comes before everything that it has to remove, a cluster included.
         let log = self.logs().join(GUARD_LOG);
         let guard = Guard::spawn(exe, &log, self.guard_setup(&cluster)?, self.records.clone()).await?;
+        // The site is looked for once.
+        drop(self.guard.set(guard));
         if cluster.created {
             cluster.make(&self.options.run_id).await?;
         }
@@ -779,7 +799,6 @@ impl Shared {
             client,
             api,
             credentials,
-            guard: Some(guard),
         })
     }
 
@@ -1044,6 +1063,10 @@ fn expiry() -> Result<Ms, Trouble> {
 impl Deployer for Kubernetes {
     fn capabilities(&self) -> &Capabilities {
         capabilities()
+    }
+
+    fn place(&self) -> BoxFuture<'_, Result<(), Trouble>> {
+        self.site().map_ok(drop).boxed()
     }
 
     fn reserve<'a>(&'a self, wanted: &'a [Wanted], links: &'a [LinkId]) -> BoxFuture<'a, Result<Addresses, Trouble>> {

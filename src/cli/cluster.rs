@@ -1,13 +1,16 @@
 //! What `trialnet doctor` says of a cluster.
 
+use kube::Client;
+
 use super::ClusterArgs;
 use super::doctor::Check;
 use crate::backend::Trouble;
-use crate::backend::kubernetes::access::{self, Missing, NEEDS, Scope};
+use crate::backend::kubernetes::access::{self, Missing, NEEDS, Need, Scope};
 use crate::backend::kubernetes::image;
 use crate::backend::kubernetes::objects::{REQUESTS, quantity};
 use crate::backend::kubernetes::provider::{self, ANSWER_LIMIT, Cluster};
 use crate::backend::kubernetes::survey::{self, Amount, Machine};
+use crate::chain;
 use crate::model::{Kubernetes, ObserveFrom, Persistence, Plan, Resources};
 use crate::report::words::count;
 
@@ -46,9 +49,10 @@ pub(super) async fn checks(args: &ClusterArgs, plan: Option<&Plan>) -> Vec<Check
             return checks;
         }
     }
+    let needs = plan.map_or_else(|| vec![(None, NEEDS)], access::needs_of);
     let (rights, machines, classes, security, loading) = Box::pin(async {
         tokio::join!(
-            access::check(&client, None),
+            all_rights(&client, &needs),
             survey::machines(&client),
             survey::storage_classes(&client),
             survey::pod_security(&client),
@@ -56,7 +60,7 @@ pub(super) async fn checks(args: &ClusterArgs, plan: Option<&Plan>) -> Vec<Check
         )
     })
     .await;
-    checks.extend(permissions(rights));
+    checks.extend(permissions(rights, &needs));
     checks.extend(nodes(machines, plan));
     checks.push(storage(classes, plan));
     checks.push(pod_security(security));
@@ -89,14 +93,23 @@ fn failed(name: &str, trouble: &Trouble) -> Check {
     check(name, false, format!("not so: {expected}"), &format!("{seen} ({code})"))
 }
 
-fn permissions(rights: Result<Vec<Missing>, Trouble>) -> Vec<Check> {
+/// The rights of all these tables that are missing.
+async fn all_rights(client: &Client, needs: &[(Option<&str>, &'static [Need])]) -> Result<Vec<Missing>, Trouble> {
+    let mut missing = Vec::new();
+    for (namespace, needs) in needs {
+        missing.extend(access::check_for(client, *namespace, needs).await?);
+    }
+    Ok(missing)
+}
+
+fn permissions(rights: Result<Vec<Missing>, Trouble>, needs: &[(Option<&str>, &'static [Need])]) -> Vec<Check> {
     let missing = match rights {
         Ok(missing) => missing,
         Err(trouble) => return vec![failed("permissions", &trouble)],
     };
     let (extras, needed): (Vec<_>, Vec<_>) = missing.iter().partition(|one| one.need.scope == Scope::Extra);
-    let all: usize = NEEDS
-        .iter()
+    let all: usize = (needs.iter())
+        .flat_map(|(_, needs)| *needs)
         .filter(|need| need.scope != Scope::Extra)
         .map(|need| need.verbs.len())
         .sum();
@@ -194,7 +207,7 @@ fn nodes(machines: Result<Vec<Machine>, Trouble>, plan: Option<&Plan>) -> Vec<Ch
     checks
 }
 
-/// What the nodes of a plan request, each as one pod of one component, and the observer if it is a pod too.
+/// What the nodes of a plan request, each as one pod of all its components, and the observer if it is a pod too.
 fn plan_requests(plan: &Plan) -> Vec<Amount> {
     let (cpu, memory) = REQUESTS;
     let amount = |given: &Option<String>, default: &str| {
@@ -202,11 +215,17 @@ fn plan_requests(plan: &Plan) -> Vec<Amount> {
     };
     let observes = plan.kubernetes.observe == ObserveFrom::Cluster;
     let observer = observes.then(Resources::default);
-    let resources = plan.network.nodes.iter().map(|node| &node.resources).chain(&observer);
-    resources
-        .map(|resources| Amount {
-            cpu: amount(&resources.cpu, cpu),
-            memory: amount(&resources.memory, memory),
+    // Found nodes are there already.
+    if plan.network.attach.is_some() {
+        return Vec::new();
+    }
+    let components = chain::adapter(plan.network.chain).components(&plan.network).len() as u128;
+    let nodes = plan.network.nodes.iter().map(|node| (&node.resources, components));
+    nodes
+        .chain(observer.iter().map(|resources| (resources, 1)))
+        .map(|(resources, containers)| Amount {
+            cpu: amount(&resources.cpu, cpu) * containers,
+            memory: amount(&resources.memory, memory) * containers,
             pods: 1,
         })
         .collect()
@@ -312,7 +331,7 @@ mod tests {
     #[test]
     fn a_cluster_that_has_everything() {
         let plan = crate::report::sample::plan();
-        let checks: Vec<Check> = permissions(Ok(Vec::new()))
+        let checks: Vec<Check> = permissions(Ok(Vec::new()), &[(None, NEEDS)])
             .into_iter()
             .chain(nodes(
                 Ok(vec![
@@ -339,20 +358,23 @@ mod tests {
         };
         let plan = crate::report::sample::plan();
         let small = Amount { cpu: 60, ..ROOM };
-        let checks: Vec<Check> = permissions(Ok(vec![missing("statefulsets", "patch"), missing("nodes", "list")]))
-            .into_iter()
-            .chain(nodes(
-                Ok(vec![
-                    machine("one", false, true, ROOM),
-                    machine("two", true, true, small),
-                ]),
-                Some(&plan),
-            ))
-            .chain([
-                storage(Ok(vec![("slow".into(), false)]), Some(&plan)),
-                pod_security(Ok(None)),
-            ])
-            .collect();
+        let checks: Vec<Check> = permissions(
+            Ok(vec![missing("statefulsets", "patch"), missing("nodes", "list")]),
+            &[(None, NEEDS)],
+        )
+        .into_iter()
+        .chain(nodes(
+            Ok(vec![
+                machine("one", false, true, ROOM),
+                machine("two", true, true, small),
+            ]),
+            Some(&plan),
+        ))
+        .chain([
+            storage(Ok(vec![("slow".into(), false)]), Some(&plan)),
+            pod_security(Ok(None)),
+        ])
+        .collect();
         insta::assert_snapshot!(seen(&checks));
         assert_eq!(doctor::code(&checks), crate::exit::INFRASTRUCTURE);
     }

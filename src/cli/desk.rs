@@ -44,7 +44,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub run_dir: Option<PathBuf>,
 
-    /// After this time the network ends by itself.
+    /// After this time the network ends by itself; one in a cluster has expired then, and goes with the next `gc`
     #[arg(long = "for", value_name = "DURATION", default_value = "24h", value_parser = lasting)]
     pub time: Duration,
 

@@ -80,8 +80,9 @@ pub async fn gc(args: &GcArgs, ui: &Ui) -> u8 {
         cluster,
     } = args;
     let mut done = registry::gc(*dry_run);
-    if let Ok(dir) = registry::state_dir() {
-        done.extend(Box::pin(gc::sweep_registered(&dir, *dry_run, teardown::LIMIT)).await);
+    let dir = registry::state_dir().ok();
+    if let Some(dir) = &dir {
+        done.extend(Box::pin(gc::sweep_registered(dir, *dry_run, teardown::LIMIT)).await);
     }
     let mut code = exit::PASSED;
     match Box::pin(gc::reach(&cluster.into(), provider::ANSWER_LIMIT)).await {
@@ -92,7 +93,10 @@ pub async fn gc(args: &GcArgs, ui: &Ui) -> u8 {
             code = exit::INFRASTRUCTURE;
         }
     }
-    done.extend(Box::pin(gc::sweep_clusters(*older_than, *dry_run)).await);
+    // Without a registry nobody knows whose they are.
+    if let Some(dir) = &dir {
+        done.extend(Box::pin(gc::sweep_clusters(dir, *older_than, *dry_run)).await);
+    }
     ui.out(&ps::render_gc(&done, *dry_run));
     code
 }

@@ -31,13 +31,10 @@ pub async fn run(args: &RunArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
     };
     // All files are checked before anything starts: a typo in the last one should not cost the time of the first.
     let (scenarios, invalid) = load(args, ui, &files);
-    let mut codes = vec![exit::PASSED];
     if invalid > 0 {
-        codes.push(exit::SCENARIO_INVALID);
-        if args.fail_fast || scenarios.is_empty() {
-            return exit::worst(codes);
-        }
+        return exit::SCENARIO_INVALID;
     }
+    let mut codes = vec![exit::PASSED];
     let names: Vec<_> = scenarios
         .iter()
         .map(|(_, loaded)| loaded.plan.scenario.as_str())

@@ -342,7 +342,8 @@ impl Keeper {
             say(Request::Runs(id.clone(), since));
             drop(reply.send(Ok(())));
             if active.comes_back {
-                let back = all(active.targets.iter().map(|node| prober.answering(node, None, limit))).await;
+                let one = active.fault.component.is_some();
+                let back = all(active.targets.iter().map(|node| prober.returned(node, one, limit))).await;
                 say(Request::Returned(id, back));
             }
         });
@@ -725,6 +726,7 @@ impl Keeper {
             }
             FaultKind::Stress(_) => Back::Relieved(self.up(&active.targets), active.fault.id.clone()),
             FaultKind::Pause => Back::Resumed(self.up(&active.targets)),
+            _ if active.comes_back && active.fault.component.is_some() => Back::Returned(self.up(&active.targets)),
             _ => Back::Nodes(self.up(&active.targets)),
         }
     }
@@ -960,6 +962,8 @@ impl Look {
 enum Back {
     Nodes(Vec<NodeName>),
     Resumed(Vec<NodeName>),
+    /// Nodes of which the platform brings one component back.
+    Returned(Vec<NodeName>),
     /// Nodes beside whose programs nothing is used for this fault.
     Relieved(Vec<NodeName>, String),
     /// Links that carry bytes, the first within this time where one is given.
@@ -981,6 +985,9 @@ impl Back {
             Self::Resumed(nodes) => {
                 all(nodes.iter().map(|node| prober.awake(node, VERIFY))).await?;
                 nodes
+            }
+            Self::Returned(nodes) => {
+                return all(nodes.iter().map(|node| prober.returned(node, true, limit))).await;
             }
             Self::Relieved(nodes, fault) => {
                 all(nodes.iter().map(|node| prober.relieved(node, fault, VERIFY))).await?;
@@ -1137,10 +1144,20 @@ fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
             FaultKind::Pause => want = Want::Paused,
             // There may be another machine for it.
             FaultKind::Drain if want == Want::Running => want = Want::Returning,
+            // From some height on nothing comes from it.
+            FaultKind::Misbehave { ref how, .. } if ends_talking(how) && want == Want::Running => {
+                want = Want::Returning
+            }
             _ => {}
         }
     }
     want
+}
+
+/// Whether a node that misbehaves so carries nothing over its links any more, sooner or later.
+fn ends_talking(how: &str) -> bool {
+    let word = how.split(['@', '=']).next().unwrap_or_default();
+    ["crash", "hang"].contains(&word)
 }
 
 /// What is used beside the programs of a node under these faults: each by itself, so they add up.

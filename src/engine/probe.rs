@@ -388,6 +388,27 @@ impl Prober {
         .await
     }
 
+    /// The platform has brought a node back. Where it was one component that was struck, what ended with that is started here: it left its container, which is all
+    /// that the platform sees, to the supervisor.
+    pub(super) async fn returned(&self, node: &str, one: bool, limit: Ms) -> Result<String, String> {
+        if !one {
+            return self.answering(node, None, limit).await;
+        }
+        until(limit, || async {
+            let state = self.state(node).await?;
+            if let Some(down) = (state.components.iter()).find(|component| component.run == RunState::Gone) {
+                let started = self.ops.start(node).await;
+                let why = started.err().map_or_else(String::new, |trouble| format!(": {trouble}"));
+                return Err(format!("{} of {node} is down{why}", down.name));
+            }
+            self.answers(node, PATIENT)
+                .await
+                .map_err(|(_, seen)| format!("its RPC does not answer: {seen}"))?;
+            Ok(format!("{} runs, RPC answers", pids(&state)))
+        })
+        .await
+    }
+
     /// The highest generation of a node's components.
     pub(super) async fn generation(&self, node: &str) -> Result<u32, String> {
         let state = self.state(node).await?;

@@ -145,6 +145,8 @@ impl Lead {
     async fn body(self: Arc<Self>, place: Arc<OnceLock<Arc<Network>>>) -> Result<(), Stop> {
         let limits = self.plan.limits.clone();
         self.phase(Phase::Preparing);
+        // Before the clock of the start: a cluster that is made for the run may take minutes, and whoever makes it has limits of its own.
+        self.deployer.place().await?;
         let rendered = match tokio::time::timeout(limits.start.duration(), self.prepare()).await {
             Ok(rendered) => rendered?,
             Err(_) => return Err(start_timeout(limits.start, "it was not even prepared".to_owned()).into()),

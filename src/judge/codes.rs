@@ -260,8 +260,8 @@ pub const CODES: &[(&str, &str, &str)] = &[
     ),
     (
         "infra/fault-no-effect",
-        "a fault had no effect",
-        "No probe from outside the injector saw its effect in time, or the effect vanished before its end. What was judged in its window proves nothing.",
+        "a fault had not the effect that was asked",
+        "No probe from outside the injector saw its effect in time, or one saw more struck than was asked, or the effect vanished before its end. What was judged in its window proves nothing.",
     ),
     (
         "infra/revert-failed",

@@ -716,7 +716,7 @@ fn guard_of(dir: &Path) -> Option<u32> {
 
 /// How many trials; the long run sets more.
 fn rounds() -> u32 {
-    std::env::var("TRIALNET_TEST_ROUNDS")
+    std::env::var("TRIALNET_TRIALS")
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(9)

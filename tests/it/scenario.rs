@@ -1,51 +1,20 @@
 //! The scenario language on a corpus of files: what a user sees of bad ones, what good ones mean.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use trialnet::backend::{Capabilities, kubernetes};
+use trialnet::backend::{kubernetes, local};
 use trialnet::chain;
 use trialnet::model::{Action, BackendKind, FaultKind, Keys, Kubernetes, Plan, Repeat, Resources, Targets, Timed};
 use trialnet::scenario::{self, Diagnostics, Look, Options};
 
-/// What the local backend lacks, with short reasons.
-fn capabilities() -> Capabilities {
-    Capabilities {
-        backend: "local",
-        lacks: BTreeMap::from([
-            (
-                "loss",
-                "a proxy sees a stream and no packets; use `delay`, or a backend with packets",
-            ),
-            (
-                "bandwidth",
-                "a proxy sees a stream and no packets; use `delay`, or a backend with packets",
-            ),
-            ("machines", "this is one machine; use `stop`"),
-            (
-                "one-way",
-                "a TCP link that is cut one way is dead both ways; use a `partition` both ways",
-            ),
-            (
-                "plane-all",
-                "RPC is observed directly, past the links; use `plane = \"p2p\"`",
-            ),
-            ("stress", "a process has no limits of its own here; use `pause`"),
-            ("pods", "there are no pods here; use `how = \"process\"`"),
-            ("attach", "there are no pods here; leave `attach` out"),
-            ("observe-cluster", "there is no cluster here; use `from = \"here\"`"),
-        ]),
-    }
-}
-
 fn load(name: &str, text: &str, seed: Option<u64>) -> Result<Plan, Diagnostics> {
-    let capabilities = capabilities();
     let options = Options {
         seed,
         backend: BackendKind::Local,
-        capabilities: &capabilities,
+        capabilities: local::capabilities(),
         adapter: chain::adapter,
     };
     // Files that are for pods say so by their name.
@@ -106,11 +75,10 @@ fn diagnose(path: &Path) -> Diagnostics {
         .into_owned();
     let Ok(text) = fs::read_to_string(path) else {
         // Only the path of `load` can meet bytes that are no text.
-        let capabilities = capabilities();
         let options = Options {
             seed: None,
             backend: BackendKind::Local,
-            capabilities: &capabilities,
+            capabilities: local::capabilities(),
             adapter: chain::adapter,
         };
         return scenario::load(path, &options).expect_err("no text");
@@ -327,11 +295,10 @@ fn the_seed_decides() {
 
 #[test]
 fn a_missing_file_is_said_to_be_missing() {
-    let capabilities = capabilities();
     let options = Options {
         seed: None,
         backend: BackendKind::Local,
-        capabilities: &capabilities,
+        capabilities: local::capabilities(),
         adapter: chain::adapter,
     };
     let wrong = scenario::load(Path::new("no-such-file.toml"), &options).unwrap_err();

@@ -17,7 +17,7 @@ use super::packets::{self, SYSTEM};
 use super::provider::causes;
 use crate::agent::trouble;
 use crate::backend::Trouble;
-use crate::model::PullSecret;
+use crate::model::{Plan, PullSecret};
 
 /// Rights on one resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,13 +112,13 @@ pub const NEEDS: &[Need] = &[
     Need::run(
         "apps",
         "statefulsets",
-        &["get", "list", "create", "patch", "delete", "deletecollection"],
+        &["list", "create", "patch"],
         "one for each node",
     ),
     Need::run(
         "",
         "persistentvolumeclaims",
-        &["get", "list", "create", "patch", "delete", "deletecollection"],
+        &["list", "create", "patch", "deletecollection"],
         "volumes of the nodes, made here where a job fills them beforehand",
     ),
     Need::run(
@@ -246,7 +246,27 @@ pub async fn check(client: &Client, namespace: Option<&str>) -> Result<Vec<Missi
     check_for(client, namespace, NEEDS).await
 }
 
-async fn check_for(client: &Client, namespace: Option<&str>, needs: &[Need]) -> Result<Vec<Missing>, Trouble> {
+/// The rights that a plan needs, each table with the namespace in which (`None`: in any).
+#[must_use]
+pub fn needs_of(plan: &Plan) -> Vec<(Option<&str>, &'static [Need])> {
+    let mut needs = vec![match &plan.network.attach {
+        Some(attach) => (Some(attach.namespace.as_str()), FOUND),
+        None => (None, NEEDS),
+    }];
+    if plan.loses_packets() {
+        needs.push((Some(SYSTEM), PACKETS));
+    }
+    if !plan.alone().is_empty() {
+        needs.push((None, MACHINES));
+    }
+    needs
+}
+
+/// As [`check`], of one table.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_for(client: &Client, namespace: Option<&str>, needs: &[Need]) -> Result<Vec<Missing>, Trouble> {
     let reviews = Api::<SelfSubjectAccessReview>::all(client.clone());
     let mut asked = Vec::new();
     for need in needs {

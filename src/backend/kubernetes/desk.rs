@@ -234,7 +234,7 @@ impl Kubernetes {
             value: secret,
         };
         Box::pin(site.api.apply_manifests(&[secret])).await?;
-        if let Some(guard) = &site.guard {
+        if let Some(guard) = self.shared.guard.get() {
             guard.leave().await?;
         }
         // Not before: the guard would move the expiry.
@@ -287,7 +287,6 @@ impl Kubernetes {
             api: place.api.clone(),
             // Nothing is applied any more.
             credentials: Credentials::new(),
-            guard: None,
         };
         let me = Self::new(options, records);
         let shared = &me.shared;

@@ -4,6 +4,7 @@
 //! the registry knows more: that both of its processes are gone, whatever the annotation says. Nothing without trialnet's labels, and no cluster without
 //! the name that trialnet gives, is ever touched. Clocks of machines that share a cluster have to agree within a minute.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -170,11 +171,14 @@ pub async fn sweep_registered(state_dir: &Path, dry_run: bool, limit: Duration) 
 
 /// Removes the kind clusters that trialnet made and whose run expired at least `older_than` ago. Returns what was (or with `dry_run` would be) done, in
 /// words.
-pub async fn sweep_clusters(older_than: Duration, dry_run: bool) -> Vec<String> {
+pub async fn sweep_clusters(state_dir: &Path, older_than: Duration, dry_run: bool) -> Vec<String> {
     let now = SystemTime::now();
+    // What is left over was removed before, or could not be.
+    let entries = registry::list_runs_in(state_dir).into_iter();
+    let owned: BTreeSet<String> = entries.filter_map(|entry| entry.cluster?.created).collect();
     let expired = |namespace: &Namespace| expiry(namespace).is_none_or(|expires| over(expires, now, older_than));
     let mut done = Vec::new();
-    for name in Box::pin(provider::abandoned(&selector(), expired)).await {
+    for name in Box::pin(provider::abandoned(&selector(), &owned, expired)).await {
         done.push(if dry_run {
             format!("would remove the kind cluster {name}")
         } else {

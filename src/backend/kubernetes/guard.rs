@@ -368,6 +368,12 @@ impl Guard {
         self.pid
     }
 
+    /// Whether the cluster itself is made for the run.
+    #[must_use]
+    pub fn creates(&self) -> bool {
+        self.setup.cluster.created.is_some()
+    }
+
     /// Has everything of the run in the cluster removed within `limit`; what is left is returned in words. Where the guard is dead or does
     /// not answer, trialnet does it itself. Called once.
     pub async fn teardown(&self, limit: Duration) -> Vec<String> {

@@ -30,7 +30,9 @@ impl Asked {
 pub(super) enum Answer {
     /// Answers with this status and JSON.
     Json(u16, Value),
-    /// The same, with plain text and a `Retry-After` of so many seconds.
+    /// One line of JSON each, as a watch gives them; then the body ends.
+    Lines(Vec<Value>),
+    /// This status with plain text and a `Retry-After` of so many seconds.
     Later(u16, &'static str, u64),
     /// Breaks the connection.
     Broken(&'static str),
@@ -67,6 +69,10 @@ pub(super) fn server(mut answer: impl FnMut(&Asked) -> Answer + Send + 'static) 
             match answer(&asked) {
                 Answer::Json(code, value) => {
                     send.send_response(respond(Response::builder().status(code), value.to_string()));
+                }
+                Answer::Lines(values) => {
+                    let lines: String = values.iter().map(|value| format!("{value}\n")).collect();
+                    send.send_response(respond(Response::builder().status(200), lines));
                 }
                 Answer::Later(code, text, seconds) => send.send_response(respond(
                     Response::builder().status(code).header("Retry-After", seconds),

@@ -3,6 +3,7 @@
 //! A cluster that trialnet makes (`--create`) is called `trialnet-run-<when>-<random>`: a kind cluster carries no labels of its own, so its name says whose it
 //! is and when it was made. Its kubeconfig is a file of the registry folder, never the user's own. See [`abandoned`] for what becomes of one whose trialnet is gone.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -347,13 +348,13 @@ pub async fn created() -> Vec<(String, SystemTime)> {
         .collect()
 }
 
-/// Those clusters that trialnet has made and that nobody uses any more: they are older than ten minutes, and hold no namespace of a run that has not expired, or
-/// do not answer. `namespaces` selects namespaces of ours by label; `expired` says whether one is over, from its annotations.
-pub async fn abandoned(selector: &str, expired: impl Fn(&Namespace) -> bool) -> Vec<String> {
+/// Those clusters that trialnet has made and that nobody uses any more: none of the `owned` ones, older than ten minutes, and they hold no namespace of a run
+/// that has not expired, or none of their machines runs. `selector` selects namespaces of ours by label; `expired` says whether one is over, from its annotations.
+pub async fn abandoned(selector: &str, owned: &BTreeSet<String>, expired: impl Fn(&Namespace) -> bool) -> Vec<String> {
     let mut abandoned = Vec::new();
     for (name, made) in created().await {
         let age = SystemTime::now().duration_since(made).unwrap_or_default();
-        if age > YOUNG && !in_use(&name, selector, &expired).await {
+        if age > YOUNG && !owned.contains(&name) && !in_use(&name, selector, &expired).await {
             abandoned.push(name);
         }
     }
@@ -372,8 +373,18 @@ async fn in_use(name: &str, selector: &str, expired: impl Fn(&Namespace) -> bool
         let namespaces = kube::Api::<Namespace>::all(Client::try_from(config).ok()?);
         namespaces.list(&ListParams::default().labels(selector)).await.ok()
     };
-    let listed = tokio::time::timeout(ASK_LIMIT, asked).await.ok().flatten();
-    listed.is_some_and(|namespaces| namespaces.items.iter().any(|namespace| !expired(namespace)))
+    match tokio::time::timeout(ASK_LIMIT, asked).await.ok().flatten() {
+        Some(namespaces) => namespaces.items.iter().any(|namespace| !expired(namespace)),
+        // No answer may be no more than a busy machine.
+        None => runs(name).await,
+    }
+}
+
+/// Whether any machine of a kind cluster runs, or nobody says.
+async fn runs(name: &str) -> bool {
+    let label = format!("label=io.x-k8s.kind.cluster={name}");
+    let listed = Call::new(CREATE, "docker", &["ps", "--quiet", "--filter", &label], ASK_LIMIT);
+    listed.output().await.map_or(true, |running| !running.trim().is_empty())
 }
 
 /// Removes a cluster that trialnet has made, by its name, and its kubeconfig.

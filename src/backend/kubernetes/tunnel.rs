@@ -142,7 +142,8 @@ impl Target {
                     format!("the port-forward to {pod}:{port} has no stream"),
                 )
             }),
-            Ok(Err(error)) => Err(self.blame(&words(&error)).await),
+            // A refusal here is the API server's or the kubelet's; the pod's own comes over the forward.
+            Ok(Err(error)) => Err(self.blame_way(&words(&error)).await),
             Err(_) => {
                 let why = format!("no port-forward to {pod}:{port} within {} s", OPEN.as_secs());
                 Err((Silence::Tunnel, why))
@@ -150,12 +151,18 @@ impl Target {
         }
     }
 
-    /// Whether a forward failed because of the pod or because of the way to it.
+    /// Whether a forward that was open failed because of the pod or because of the way to it.
     async fn blame(&self, why: &str) -> (Silence, String) {
-        let Self { pods, pod, port } = self;
+        let Self { pod, port, .. } = self;
         if refused(why) {
             return (Silence::Refused, format!("{pod}:{port}: {why}"));
         }
+        self.blame_way(why).await
+    }
+
+    /// The same of one that could not be opened: what the API server says of the pod decides.
+    async fn blame_way(&self, why: &str) -> (Silence, String) {
+        let Self { pods, pod, port } = self;
         let found = match timeout(ASK, pods.get_opt(pod)).await {
             Ok(Ok(found)) => found,
             Ok(Err(_)) | Err(_) => {

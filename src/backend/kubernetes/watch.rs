@@ -839,6 +839,7 @@ impl kube::runtime::utils::Backoff for Steps {
 mod tests {
     use serde_json::json;
 
+    use super::super::mock::{Answer, server};
     use super::*;
 
     /// A pod as the API server gives it, with one container in this state and this many restarts.
@@ -883,6 +884,81 @@ mod tests {
 
     fn ended(code: i32, reason: &str) -> serde_json::Value {
         json!({ "terminated": { "exitCode": code, "reason": reason, "containerID": "containerd://0" } })
+    }
+
+    /// A pod as a list or a watch names it.
+    fn named(name: &str, version: &str) -> serde_json::Value {
+        json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "space", "uid": format!("u-{name}"),
+            "resourceVersion": version }, "spec": { "containers": [] }, "status": { "phase": "Running" } })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_ends_goes_on_and_one_that_is_too_old_begins_anew() {
+        let list = |version: &str, pods: &[&str]| {
+            let items: Vec<_> = pods.iter().map(|name| named(name, version)).collect();
+            Answer::Json(
+                200,
+                json!({ "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": version }, "items": items }),
+            )
+        };
+        let change = |kind: &str, object: serde_json::Value| json!({ "type": kind, "object": object });
+        let (mut lists, mut watches) = (0, 0);
+        let (client, seen) = server(move |asked| {
+            if asked.line() != "GET /api/v1/namespaces/space/pods" {
+                return Answer::Hangs;
+            }
+            if !asked.path.contains("watch=") {
+                lists += 1;
+                // What went while nobody watched is not in the second list.
+                return if lists == 1 {
+                    list("10", &["a-0", "b-0"])
+                } else {
+                    list("30", &["b-0", "c-0"])
+                };
+            }
+            watches += 1;
+            match watches {
+                1 => Answer::Lines(vec![change("ADDED", named("d-0", "12"))]),
+                2 => Answer::Lines(vec![change("DELETED", named("d-0", "14"))]),
+                3 => Answer::Lines(vec![change(
+                    "ERROR",
+                    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "code": 410, "reason": "Expired", "message": "too old resource version" }),
+                )]),
+                _ => Answer::Hangs,
+            }
+        });
+        let pods = Pods::spawn(client, "space", None);
+        pods.until(Duration::from_secs(60), |view| {
+            let there: Vec<&str> = view.pods.keys().map(String::as_str).collect();
+            if there == ["b-0", "c-0"] {
+                Ok(())
+            } else {
+                Err(format!("{there:?}"))
+            }
+        })
+        .await
+        .unwrap();
+        // Each watch went on after the change that was seen last, until that was too old.
+        let asked = seen.lock().unwrap().clone();
+        let of_pods = asked.iter().filter(|asked| asked.path.contains("/pods?"));
+        let versions = of_pods.map(|asked| {
+            let version = asked
+                .path
+                .split("&resourceVersion=")
+                .nth(1)
+                .map(|rest| rest.split('&').next().unwrap().to_owned());
+            if asked.path.contains("watch=") {
+                version.unwrap()
+            } else {
+                "list".to_owned()
+            }
+        });
+        assert_eq!(
+            versions.collect::<Vec<_>>()[..6],
+            ["list", "10", "12", "14", "list", "30"]
+        );
+        assert!(pods.look(|view| view.synced && view.broken.is_none()));
     }
 
     #[test]

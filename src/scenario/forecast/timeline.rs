@@ -503,7 +503,7 @@ impl<'a> Timeline<'a> {
             _ => (Ms(0), self.plan.limits.start),
         };
         let after = View::after(step.index).point;
-        let latest = last + self.plan.repeat_slip(fault) + injection(fault) + most;
+        let latest = last + self.plan.repeat_slip(fault) + injection(self.plan, fault) + most;
         let mut ends = vec![End {
             by: step.index,
             why: EndsBy::Time,
@@ -546,7 +546,7 @@ impl<'a> Timeline<'a> {
         let mut ends: Vec<End> = match fault.lasts {
             Lasts::For(lasts) => vec![own_time((after, millis(lasts)), (after, millis(lasts)))],
             Lasts::Itself if step.background => {
-                let latest = delay(step).1 + millis(injection(fault));
+                let latest = delay(step).1 + millis(injection(self.plan, fault));
                 vec![own_time((before, 0), (before, latest))]
             }
             Lasts::Itself => vec![own_time((before, 0), (after, 0))],
@@ -653,7 +653,7 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
     let exactly = |duration: Ms| (millis(duration), millis(duration));
     let at_most = |limit: Ms| (0, millis(limit));
     match &step.action {
-        Action::Fault(fault) => at_most(injection(fault)),
+        Action::Fault(fault) => at_most(injection(plan, fault)),
         // Of what the platform ends, a `heal` only waits for the end; where a machine was struck it starts what was waiting.
         Action::Heal { faults } if faults.iter().any(|id| comes_back(plan, id) || of_machines(plan, id)) => {
             at_most(SHORT_STEP + plan.limits.start)
@@ -693,16 +693,18 @@ fn of_machines(plan: &Plan, id: &str) -> bool {
 }
 
 /// The longest time until a fault is verified.
-pub(in crate::scenario) fn injection(fault: &Fault) -> Ms {
+pub(in crate::scenario) fn injection(plan: &Plan, fault: &Fault) -> Ms {
     let graceful = matches!(fault.kind, FaultKind::Stop | FaultKind::Restart);
     let leader = matches!(fault.targets, Targets::Leader { .. });
     let grace = if graceful { STOP_GRACE } else { Ms(0) };
     let search = if leader { FIND_LEADER } else { Ms(0) };
-    let removal = match fault.kind {
+    let removal = match &fault.kind {
         FaultKind::Remove(Removal::Delete { grace }) => REMOVAL + grace.unwrap_or_default(),
         FaultKind::Remove(_) => REMOVAL,
         FaultKind::Drain => DRAIN + REMOVAL,
         FaultKind::Machine(_) => OUTAGE,
+        // Seen once the chain is there.
+        FaultKind::Misbehave { how, .. } if how.contains('@') => plan.limits.run,
         _ => Ms(0),
     };
     SHORT_STEP + grace + search + removal

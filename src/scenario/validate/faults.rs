@@ -498,6 +498,13 @@ impl Check<'_> {
             self.problems.push(problem);
             return None;
         }
+        if let Some(late) = how.as_ref().filter(|how| how.starts_with("slow-start")) {
+            let problem = Problem::new(code::MISBEHAVE, &late.at, "a devnode that runs has started already")
+                .label("only at a start")
+                .help("say it in the configuration: `config = { misbehave = \"slow-start=3s\" }`");
+            self.problems.push(problem);
+            return None;
+        }
         let how = how.as_ref().and_then(|how| match misbehave::byzantine(how) {
             Ok(byzantine) => Some(FaultKind::Misbehave {
                 how: how.value.clone(),

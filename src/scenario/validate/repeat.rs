@@ -118,7 +118,7 @@ impl Check<'_> {
             },
         });
         self.plan.repeats.extend(repeats);
-        let latest = after(more) + self.plan.repeat_slip(&fault) + forecast::injection(&fault);
+        let latest = after(more) + self.plan.repeat_slip(&fault) + forecast::injection(&self.plan, &fault);
         let action = self.fault(fault);
         if let Some(live) = self.timeline.faults.last_mut() {
             live.repeated = latest;

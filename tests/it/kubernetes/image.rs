@@ -1,6 +1,6 @@
 //! Images that are made from programs and loaded into a real cluster, permissions, and what `doctor` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -295,7 +295,7 @@ async fn trialnet_makes_a_cluster_of_its_own_and_removes_it() {
         provider::answers(&client, provider::ANSWER_LIMIT).await?;
         access::require(&client, "trialnet-any").await?;
         assert!(provider::created().await.iter().any(|(name, _)| *name == cluster.name));
-        let abandoned = provider::abandoned("app.kubernetes.io/managed-by=trialnet", |_| true).await;
+        let abandoned = provider::abandoned("app.kubernetes.io/managed-by=trialnet", &BTreeSet::new(), |_| true).await;
         assert!(
             !abandoned.contains(&cluster.name),
             "it is young: a run may be about to use it"
