@@ -118,6 +118,9 @@ struct Output {
     clock: Clock,
 }
 
+/// How long a turn is in which nodes are asked.
+const TURN: Ms = Ms(20);
+
 /// Nobody listens any more.
 struct Closed;
 
@@ -166,8 +169,8 @@ async fn all(config: Config, client: &Client, output: Output, cancel: Cancellati
     tasks.spawn(until(cancel.clone(), lateness(late.clone(), interval, output.clone())));
     for (target, place) in targets.into_iter().zip(0_u64..) {
         let (sender, receiver) = watch::channel(Seen::default());
-        // Nodes are asked in turn rather than all at the same moment.
-        let offset = interval.duration().mul_f64(place as f64 / count as f64);
+        // Nodes are asked in turn rather than all at the same moment; many take a turn together, so that this process is woken less often.
+        let offset = Ms(interval.0 * place / count / TURN.0 * TURN.0).duration();
         let rpc = client.node(target.endpoint, target.dialect, timeout);
         let details = details::Details::new(target.node.clone(), rpc.clone(), validators.clone(), output.clone());
         tasks.spawn(until(cancel.clone(), details.run(receiver, pause, offset)));
