@@ -281,11 +281,7 @@ fn bare_cometbft() -> Result<(u64, u64), String> {
         let home = place.path().join(format!("node{index}"));
         let config = home.join("config/config.toml");
         let text = fs::read_to_string(&config).map_err(|error| error.to_string())?;
-        fs::write(
-            &config,
-            text.replace("timeout_commit = \"1s\"", "timeout_commit = \"500ms\""),
-        )
-        .map_err(|error| error.to_string())?;
+        fs::write(&config, as_trialnet_has_it(&text)).map_err(|error| error.to_string())?;
         let child = Command::new(COMETBFT)
             .args(["start", "--proxy_app", "persistent_kvstore", "--home"])
             .arg(&home)
@@ -312,6 +308,29 @@ fn bare_cometbft() -> Result<(u64, u64), String> {
         child.wait().map_err(|error| error.to_string())?;
     }
     Ok((up?, first?))
+}
+
+/// A node's configuration with what trialnet sets in it for a block every half second, so that both start the same processes.
+fn as_trialnet_has_it(config: &str) -> String {
+    let set = [
+        ("flush_throttle_timeout", "10ms"),
+        ("peer_gossip_sleep_duration", "20ms"),
+        ("timeout_propose", "1500ms"),
+        ("timeout_propose_delta", "500ms"),
+        ("timeout_prevote", "500ms"),
+        ("timeout_prevote_delta", "500ms"),
+        ("timeout_precommit", "500ms"),
+        ("timeout_precommit_delta", "500ms"),
+        ("timeout_commit", "500ms"),
+    ];
+    let line = |line: &str| match line.split_once(" = ") {
+        Some((key, _)) => match set.iter().find(|(known, _)| *known == key) {
+            Some((key, value)) => format!("{key} = \"{value}\"\n"),
+            None => format!("{line}\n"),
+        },
+        None => format!("{line}\n"),
+    };
+    config.lines().map(line).collect()
 }
 
 /// The height that a node reports.
