@@ -19,8 +19,8 @@ pub struct StressArgs {
 /// Uses what it is told to until it is ended. Returns only when the system has no threads for it.
 #[must_use]
 pub fn run(StressArgs { cpu, memory }: &StressArgs) -> ExitCode {
-    // Should the memory of the container not do for all, this process is the one that the kernel ends (proc_pid_oom_score_adj(5)); where that cannot be
-    // asked for, it may be the program.
+    // Should the memory of the container not do for all, this process is the one that the kernel ends (proc_pid_oom_score_adj(5)), unless it is to end all of them
+    // together, as kubelets since 1.28 ask for where they can (`memory.oom.group`).
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
     // Every byte is written, so that every page is there.
     let held = black_box(vec![1_u8; *memory]);

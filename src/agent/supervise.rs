@@ -862,7 +862,7 @@ impl Supervisor {
                 "no more memory used than the container's limit",
                 seen,
             ));
-            // A trouble is lost with a connection that breaks just now; events are told again.
+            // Beside the last words of the program itself.
             tail.push(seen.to_owned());
         }
         let exited = self.state.exited(&self.spec.component, how, tail);

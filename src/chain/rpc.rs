@@ -215,6 +215,15 @@ impl RpcError {
 }
 
 impl Rpc {
+    /// The same, where no request takes longer than `limit`.
+    #[must_use]
+    pub fn within(&self, limit: Ms) -> Self {
+        Self {
+            limit: limit.duration(),
+            ..self.clone()
+        }
+    }
+
     /// The node's own account of itself.
     ///
     /// # Errors

@@ -47,6 +47,8 @@ pub(super) enum Request {
     Runs(String, Instant),
     /// From the keeper's own jobs: the platform has brought the targets of a fault back, or has not.
     Returned(String, Result<String, String>),
+    /// From the keeper's own jobs: components of a node are down that should not be.
+    Raise(NodeName),
     /// From the keeper's own jobs: these faults have been looked at for the last time and end now.
     Revert(Vec<String>, oneshot::Sender<Result<(), String>>),
 }
@@ -251,6 +253,7 @@ impl Keeper {
                 }
             }
             Request::Returned(id, seen) => self.returned(&id, seen),
+            Request::Raise(node) => self.raise_rest(node),
             Request::Revert(ids, reply) => self.revert_all(&ids, reply).await,
             Request::Release(reply) => {
                 self.release().await;
@@ -342,8 +345,12 @@ impl Keeper {
             say(Request::Runs(id.clone(), since));
             drop(reply.send(Ok(())));
             if active.comes_back {
-                let one = active.fault.component.is_some();
-                let back = all(active.targets.iter().map(|node| prober.returned(node, one, limit))).await;
+                let back = if active.fault.component.is_some() {
+                    let raise = |node: &str| say(Request::Raise(node.to_owned()));
+                    all(active.targets.iter().map(|node| prober.returned(node, limit, raise))).await
+                } else {
+                    all(active.targets.iter().map(|node| prober.answering(node, None, limit))).await
+                };
                 say(Request::Returned(id, back));
             }
         });
@@ -456,7 +463,7 @@ impl Keeper {
                 }
             }
             FaultKind::Stress(stress) => Look::Stressed {
-                nodes: self.up(targets),
+                nodes: self.contained(targets),
                 fault: fault.id.clone(),
                 stress: *stress,
             },
@@ -599,18 +606,24 @@ impl Keeper {
         }
         let (desk, prober) = (self.desk.clone(), self.prober.clone());
         let limit = self.plan.limits.start;
+        let requests = self.requests.clone();
+        let raise = move |node: &str| {
+            if let Some(requests) = requests.upgrade() {
+                drop(requests.send(Request::Raise(node.to_owned())));
+            }
+        };
         let jobs: Vec<_> = verifications
             .into_iter()
             .map(|(active, done)| (self.back(&active), active, done))
             .collect();
         self.jobs.spawn(async move {
             let verified = join_all(jobs.into_iter().map(|(back, active, done)| {
-                let (desk, prober) = (&desk, &prober);
+                let (desk, prober, raise) = (&desk, &prober, &raise);
                 async move {
                     let record =
                         |state, seen| desk.record(fault_record(&active.fault.id, state, &active.targets, seen));
                     let seen = match done {
-                        Ok(()) => back.verify(prober, limit).await,
+                        Ok(()) => back.verify(prober, limit, raise).await,
                         Err(trouble) => Err(trouble),
                     };
                     match seen {
@@ -683,6 +696,19 @@ impl Keeper {
         }
     }
 
+    /// Starts what is down of a node, unless a fault holds it down.
+    fn raise_rest(&mut self, node: NodeName) {
+        if matches!(want(&self.on, &self.present, &node), Want::Running | Want::Returning) {
+            let ops = Arc::clone(&self.ops);
+            self.jobs.spawn(async move {
+                // Whoever looks sees whether it runs.
+                if let Err(trouble) = ops.start(&node).await {
+                    tracing::debug!("{trouble}");
+                }
+            });
+        }
+    }
+
     /// Starts a node that is down, unless an earlier try has started it already.
     async fn raise(&self, node: &str) -> Result<(), Trouble> {
         let running = self.ops.state(node).await.is_ok_and(|state| {
@@ -724,7 +750,10 @@ impl Keeper {
                 };
                 Back::Links(links, below)
             }
-            FaultKind::Stress(_) => Back::Relieved(self.up(&active.targets), active.fault.id.clone()),
+            FaultKind::Stress(_) => {
+                let up = self.up(&active.targets);
+                Back::Relieved(self.contained(&active.targets), active.fault.id.clone(), up)
+            }
             FaultKind::Pause => Back::Resumed(self.up(&active.targets)),
             _ if active.comes_back && active.fault.component.is_some() => Back::Returned(self.up(&active.targets)),
             _ => Back::Nodes(self.up(&active.targets)),
@@ -851,15 +880,28 @@ impl Keeper {
         pairs
     }
 
-    /// The nodes that run.
+    /// The nodes that run and answer.
     fn up(&self, nodes: &[NodeName]) -> Vec<NodeName> {
-        let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+        let up = |node: &&NodeName| {
+            want(&self.on, &self.present, node) == Want::Running && !told(&self.on, node, &["crash", "hang"])
+        };
         nodes.iter().filter(up).cloned().collect()
+    }
+
+    /// The nodes whose containers are there, whatever becomes of the processes in them.
+    fn contained(&self, nodes: &[NodeName]) -> Vec<NodeName> {
+        let away = |node: &NodeName| {
+            let takes = |active: &&Active| active.comes_back || active.fault.kind.strikes_machines();
+            let mut taken = self.on.iter().filter(takes);
+            taken.any(|active| active.targets.contains(node))
+        };
+        let there = |node: &&NodeName| self.present.contains(*node) && !away(node);
+        nodes.iter().filter(there).cloned().collect()
     }
 
     /// Links whose ends are both up, so that bytes could pass.
     fn live(&self, links: Vec<LinkId>) -> Vec<LinkId> {
-        let up = |node: &str| want(&self.on, &self.present, node) == Want::Running;
+        let up = |node: &str| want(&self.on, &self.present, node) == Want::Running && !told(&self.on, node, &["crash"]);
         links
             .into_iter()
             .filter(|link| up(&link.from) && up(&link.to))
@@ -964,8 +1006,8 @@ enum Back {
     Resumed(Vec<NodeName>),
     /// Nodes of which the platform brings one component back.
     Returned(Vec<NodeName>),
-    /// Nodes beside whose programs nothing is used for this fault.
-    Relieved(Vec<NodeName>, String),
+    /// Nodes beside whose programs nothing is used for this fault, and those that answer.
+    Relieved(Vec<NodeName>, String, Vec<NodeName>),
     /// Links that carry bytes, the first within this time where one is given.
     Links(Vec<LinkId>, Option<Ms>),
     /// Links that carry bytes, and what share of the packets is still lost.
@@ -973,8 +1015,8 @@ enum Back {
 }
 
 impl Back {
-    /// Nodes have until `limit` to answer.
-    async fn verify(&self, prober: &Prober, limit: Ms) -> Result<String, String> {
+    /// Nodes have until `limit` to answer; `raise` has started what is down of one.
+    async fn verify(&self, prober: &Prober, limit: Ms, raise: impl Fn(&str)) -> Result<String, String> {
         let nodes = match self {
             Self::Links(links, below) => return prober.open(links, *below, VERIFY).await,
             Self::Packets(links, (pairs, force)) => {
@@ -987,11 +1029,11 @@ impl Back {
                 nodes
             }
             Self::Returned(nodes) => {
-                return all(nodes.iter().map(|node| prober.returned(node, true, limit))).await;
+                return all(nodes.iter().map(|node| prober.returned(node, limit, &raise))).await;
             }
-            Self::Relieved(nodes, fault) => {
+            Self::Relieved(nodes, fault, up) => {
                 all(nodes.iter().map(|node| prober.relieved(node, fault, VERIFY))).await?;
-                nodes
+                up
             }
             Self::Nodes(nodes) => nodes,
         };
@@ -1144,20 +1186,21 @@ fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
             FaultKind::Pause => want = Want::Paused,
             // There may be another machine for it.
             FaultKind::Drain if want == Want::Running => want = Want::Returning,
-            // From some height on nothing comes from it.
-            FaultKind::Misbehave { ref how, .. } if ends_talking(how) && want == Want::Running => {
-                want = Want::Returning
-            }
             _ => {}
         }
     }
     want
 }
 
-/// Whether a node that misbehaves so carries nothing over its links any more, sooner or later.
-fn ends_talking(how: &str) -> bool {
-    let word = how.split(['@', '=']).next().unwrap_or_default();
-    ["crash", "hang"].contains(&word)
+/// Whether a node was told to misbehave in one of these ways, whether that has begun or not.
+fn told(on: &[Active], node: &str, ways: &[&str]) -> bool {
+    on.iter().any(|active| match &active.fault.kind {
+        FaultKind::Misbehave { how, .. } => {
+            let word = how.split(['@', '=']).next().unwrap_or_default();
+            ways.contains(&word) && active.targets.iter().any(|target| target == node)
+        }
+        _ => false,
+    })
 }
 
 /// What is used beside the programs of a node under these faults: each by itself, so they add up.

@@ -314,7 +314,8 @@ impl Prober {
                 return Err(format!("{} of {node} is {:?}", other.name, other.run));
             }
             match self.answers(node, RPC).await {
-                Err(_) => Ok(format!("{} halted, RPC silent for {RPC}", pids(&state))),
+                Err((Silence::Timeout, _)) => Ok(format!("{} halted, RPC silent for {RPC}", pids(&state))),
+                Err((_, seen)) => Err(format!("its RPC is not just silent: {seen}")),
                 Ok(()) => Err("its RPC still answers".to_owned()),
             }
         })
@@ -388,18 +389,14 @@ impl Prober {
         .await
     }
 
-    /// The platform has brought a node back. Where it was one component that was struck, what ended with that is started here: it left its container, which is all
-    /// that the platform sees, to the supervisor.
-    pub(super) async fn returned(&self, node: &str, one: bool, limit: Ms) -> Result<String, String> {
-        if !one {
-            return self.answering(node, None, limit).await;
-        }
+    /// The platform has brought back the component of a node that was struck. What ended with it left its container, which is all that the platform sees, to the
+    /// supervisor: `raise` is to have it started.
+    pub(super) async fn returned(&self, node: &str, limit: Ms, raise: impl Fn(&str)) -> Result<String, String> {
         until(limit, || async {
             let state = self.state(node).await?;
             if let Some(down) = (state.components.iter()).find(|component| component.run == RunState::Gone) {
-                let started = self.ops.start(node).await;
-                let why = started.err().map_or_else(String::new, |trouble| format!(": {trouble}"));
-                return Err(format!("{} of {node} is down{why}", down.name));
+                raise(node);
+                return Err(format!("{} of {node} is down", down.name));
             }
             self.answers(node, PATIENT)
                 .await
@@ -697,11 +694,9 @@ impl Prober {
         let Some(rpc) = self.fresh.get(node) else {
             return Err((Silence::Garbage, format!("{node} has no RPC address")));
         };
-        match tokio::time::timeout(patience.duration(), rpc.status()).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.silence()),
-            Err(_) => Err((Silence::Timeout, format!("no answer in {patience}"))),
-        }
+        // Where a way leads to the node, the client knows whether that was open.
+        let answer = rpc.within(patience).status().await;
+        answer.map(drop).map_err(|error| error.silence())
     }
 }
 

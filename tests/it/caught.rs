@@ -374,6 +374,30 @@ fn a_node_that_lies_is_caught_on_cut_off_records_too() {
 }
 
 /// Judges a folder with the same plan and other records, and without a verdict.
+#[test]
+fn shipped_liars_are_caught_by_code_node_and_height() {
+    for (file, verdict, code, heights) in [
+        ("another-hash", "safety-violated", "safety/fork", 8..=8),
+        ("another-app-state", "safety-violated", "safety/app-state", 8..=8),
+        // From 10 on it is 9 blocks lower, whenever that is seen.
+        ("height-goes-back", "safety-violated", "safety/height-back", 1..=10),
+        // It dies while it makes block 8.
+        ("dies-by-itself", "liveness-failed", "liveness/exit", 7..=8),
+    ] {
+        let text = fs::read_to_string(shipped(&format!("scenarios/caught/{file}.toml"))).unwrap();
+        let ran = run_text(&text, "");
+        let finding = &ran.verdict["findings"][0];
+        assert_eq!(ran.verdict["verdict"], verdict, "{}", ran.err);
+        assert_eq!(
+            (finding["code"].as_str(), finding["node"].as_str()),
+            (Some(code), Some("liar-0")),
+            "{finding}"
+        );
+        let height = finding["height"].as_u64();
+        assert!(height.is_some_and(|height| heights.contains(&height)), "{finding}");
+    }
+}
+
 fn judge_records(place: &Path, records: &str) -> (Option<i32>, String) {
     let folder = place.join("cut");
     if folder.exists() {

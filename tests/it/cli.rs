@@ -57,6 +57,50 @@ fn a_file_with_several_problems() {
     insta::assert_snapshot!("no-such-file", seen(&call(root(), &["run", "no-such-file.toml"])));
 }
 
+#[test]
+fn one_bad_file_of_several_and_nothing_is_started() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("runs");
+    let (good, bad) = ("scenarios/quickstart.toml", "fixtures/invalid/corrupt.toml");
+    let output = call(root(), &["run", good, bad, "--run-dir", folder.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(94), "{}", seen(&output));
+    assert!(!folder.exists(), "{}", seen(&output));
+}
+
+#[test]
+fn homes_are_kept_as_it_was_asked() {
+    let place = tempfile::tempdir().unwrap();
+    let scenario = |least: u32, window: &str| {
+        format!(
+            "format = 1\nname = \"kept\"\n[network]\nchain = \"devnode\"\n[network.groups.validator]\nrole = \"validator\"\ncount = 1\n\
+             [[steps]]\nexpect.height = {{ at_least = {least}{window} }}\n"
+        )
+    };
+    let files = [
+        ("passes.toml", scenario(1, ", within = \"30s\"")),
+        ("fails.toml", scenario(1_000_000, "")),
+    ];
+    for (file, text) in &files {
+        std::fs::write(place.path().join(file), text).unwrap();
+    }
+    for (file, keep, code, kept) in [
+        ("passes.toml", "never", 0, false),
+        ("passes.toml", "on-failure", 0, false),
+        ("passes.toml", "always", 0, true),
+        ("fails.toml", "never", 100, false),
+        ("fails.toml", "on-failure", 100, true),
+    ] {
+        let folder = place.path().join(format!("{file}-{keep}"));
+        let output = call(
+            place.path(),
+            &["run", file, "--keep", keep, "--run-dir", folder.to_str().unwrap()],
+        );
+        assert_eq!(output.status.code(), Some(code), "{}", seen(&output));
+        let home = folder.join("homes/validator-0");
+        assert_eq!(home.is_dir(), kept, "{file} --keep {keep}: {}", seen(&output));
+    }
+}
+
 /// Numbers that the machine decides, and lines that come when they come.
 const FILTERS: &[(&str, &str)] = &[
     // The order of what two processes say is theirs, and heights are said every ten seconds.

@@ -331,6 +331,8 @@ impl Line {
                 return error;
             }
         }
+        // What nobody waits for any more must not come after what was said since.
+        self.pending.retain(|_, pending| !pending.reply.is_closed());
         for (id, pending) in &self.pending {
             if let Err(error) = write_line(&mut write, *id, &pending.ask).await {
                 return error;
