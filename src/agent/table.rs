@@ -56,15 +56,19 @@ pub fn look(pid: u32) -> Option<Seen> {
     parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// `/proc/<pid>/stat` as of proc_pid_stat(5): the state is field 3, the start time field 22. The name in field 2 may hold
-/// spaces and brackets, so counting begins after its last bracket.
+/// `/proc/<pid>/stat` as of proc_pid_stat(5): the state is field 3, the start time field 22.
 #[cfg(target_os = "linux")]
 fn parse_stat(stat: &str) -> Option<Seen> {
-    let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
+    let mut fields = fields(stat)?;
     let run = run_state(fields.next()?);
     let start = fields.nth(18)?.parse().ok()?;
     Some(Seen { run, start })
+}
+
+/// The fields of a `stat` of a process or thread from the third, its state, on. The name in the second may hold spaces and brackets, so counting begins after its
+/// last bracket.
+pub(super) fn fields(stat: &str) -> Option<std::str::Split<'_, char>> {
+    Some(stat.rsplit_once(") ")?.1.split(' '))
 }
 
 /// All processes that descend from `root`, at any depth, and have not ended. Empty where the system has no `/proc`.
@@ -81,7 +85,7 @@ pub fn descendants(root: u32) -> Vec<u32> {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             // The state is followed by the parent's id.
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+            let mut fields = fields(&stat)?;
             let alive = run_state(fields.next()?) != RunState::Gone;
             alive.then_some((pid, fields.next()?.parse().ok()?))
         })

@@ -30,12 +30,19 @@ const MAX_PAGES: usize = 100;
 
 /// The connections to all nodes: made once in a run, and cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Client(reqwest::Client);
+pub struct Client {
+    /// Keeps its connections.
+    kept: reqwest::Client,
+    /// Makes one for each question.
+    own: reqwest::Client,
+}
 
 /// Asks one node.
 #[derive(Clone, Debug)]
 pub struct Rpc {
     client: reqwest::Client,
+    /// Makes a connection for each question.
+    own: reqwest::Client,
     base: reqwest::Url,
     status: reqwest::Url,
     limit: Duration,
@@ -147,33 +154,10 @@ impl Client {
     /// # Errors
     /// When the system refuses what a client needs.
     pub fn new() -> Result<Self, RpcError> {
-        Self::keeping(4)
-    }
-
-    /// A client that asks each question over a connection of its own: what is seen over one that was open before may be old news. (The end of a port-forward
-    /// that was open is told a second after the node's.)
-    ///
-    /// # Errors
-    /// As [`Client::new`].
-    pub fn unpooled() -> Result<Self, RpcError> {
-        Self::keeping(0)
-    }
-
-    fn keeping(idle: usize) -> Result<Self, RpcError> {
-        reqwest::Client::builder()
-            // Nodes are on this machine, whatever proxy the environment names.
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tcp_nodelay(true)
-            .pool_max_idle_per_host(idle)
-            // CometBFT closes idle connections after ten seconds; closing first spares us the race.
-            .pool_idle_timeout(Duration::from_secs(8))
-            .build()
-            .map(Self)
-            .map_err(|error| RpcError::Silent {
-                cause: Silence::Tunnel,
-                detail: format!("make an HTTP client: {error}"),
-            })
+        Ok(Self {
+            kept: connections(4)?,
+            own: connections(0)?,
+        })
     }
 
     /// Talks to the node whose RPC is at this endpoint; no request takes longer than `limit`.
@@ -187,13 +171,31 @@ impl Client {
         let mut status = base.clone();
         status.set_path("status");
         Rpc {
-            client: self.0.clone(),
+            client: self.kept.clone(),
+            own: self.own.clone(),
             base,
             status,
             limit: limit.duration(),
             tunnel,
         }
     }
+}
+
+/// A client that keeps so many idle connections to each node.
+fn connections(idle: usize) -> Result<reqwest::Client, RpcError> {
+    reqwest::Client::builder()
+        // Nodes are on this machine, whatever proxy the environment names.
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .tcp_nodelay(true)
+        .pool_max_idle_per_host(idle)
+        // CometBFT closes idle connections after ten seconds; closing first spares us the race.
+        .pool_idle_timeout(Duration::from_secs(8))
+        .build()
+        .map_err(|error| RpcError::Silent {
+            cause: Silence::Tunnel,
+            detail: format!("make an HTTP client: {error}"),
+        })
 }
 
 impl RpcError {
@@ -215,10 +217,12 @@ impl RpcError {
 }
 
 impl Rpc {
-    /// The same, where no request takes longer than `limit`.
+    /// The same over connections of its own, one for each question, where no request takes longer than `limit`: what is seen over a connection that was open before
+    /// may be old news. (The end of a port-forward that was open is told a second after the node's.)
     #[must_use]
-    pub fn within(&self, limit: Ms) -> Self {
+    pub fn anew(&self, limit: Ms) -> Self {
         Self {
+            client: self.own.clone(),
             limit: limit.duration(),
             ..self.clone()
         }

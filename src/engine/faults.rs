@@ -337,11 +337,7 @@ impl Keeper {
             }
             record(FaultState::Verified, seen);
             let id = active.fault.id.clone();
-            let say = |request| {
-                if let Some(requests) = requests.upgrade() {
-                    drop(requests.send(request));
-                }
-            };
+            let say = |request| say(&requests, request);
             say(Request::Runs(id.clone(), since));
             drop(reply.send(Ok(())));
             if active.comes_back {
@@ -554,9 +550,7 @@ impl Keeper {
                 }
             }))
             .await;
-            if let Some(requests) = requests.upgrade() {
-                drop(requests.send(Request::Revert(ids, reply)));
-            }
+            say(&requests, Request::Revert(ids, reply));
         });
     }
 
@@ -607,11 +601,7 @@ impl Keeper {
         let (desk, prober) = (self.desk.clone(), self.prober.clone());
         let limit = self.plan.limits.start;
         let requests = self.requests.clone();
-        let raise = move |node: &str| {
-            if let Some(requests) = requests.upgrade() {
-                drop(requests.send(Request::Raise(node.to_owned())));
-            }
-        };
+        let raise = move |node: &str| say(&requests, Request::Raise(node.to_owned()));
         let jobs: Vec<_> = verifications
             .into_iter()
             .map(|(active, done)| (self.back(&active), active, done))
@@ -906,6 +896,13 @@ impl Keeper {
             .into_iter()
             .filter(|link| up(&link.from) && up(&link.to))
             .collect()
+    }
+}
+
+/// Tells the keeper something from one of its own jobs; one that is gone has no use for it.
+fn say(requests: &mpsc::WeakUnboundedSender<Request>, request: Request) {
+    if let Some(requests) = requests.upgrade() {
+        drop(requests.send(request));
     }
 }
 

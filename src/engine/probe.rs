@@ -221,8 +221,6 @@ where
 pub(super) struct Prober {
     pub(super) ops: std::sync::Arc<dyn NodeOps>,
     pub(super) rpc: BTreeMap<NodeName, Rpc>,
-    /// The same, each question over a new connection.
-    pub(super) fresh: BTreeMap<NodeName, Rpc>,
 }
 
 impl Prober {
@@ -691,11 +689,11 @@ impl Prober {
 
     /// Whether a node answers over a new connection.
     async fn answers(&self, node: &str, patience: Ms) -> Result<(), (Silence, String)> {
-        let Some(rpc) = self.fresh.get(node) else {
+        let Some(rpc) = self.rpc.get(node) else {
             return Err((Silence::Garbage, format!("{node} has no RPC address")));
         };
         // Where a way leads to the node, the client knows whether that was open.
-        let answer = rpc.within(patience).status().await;
+        let answer = rpc.anew(patience).status().await;
         answer.map(drop).map_err(|error| error.silence())
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Desk;
 use super::faults::{Held, Keeper, Request};
 use super::probe::Prober;
-use super::steps::{Failure, Network, RPC_LIMIT, clients, rpc_endpoint};
+use super::steps::{Failure, Network, RPC_LIMIT, http, rpc_endpoint};
 use crate::backend::{Addresses, JobOutput, LinkId, NodeAddresses, NodeOps, Trouble};
 use crate::chain::rpc::Rpc;
 use crate::chain::{ChainAdapter, Rendered};
@@ -96,20 +96,17 @@ impl Hand {
             records: tell,
             messages,
         };
-        let (client, unpooled) = clients()?;
-        let (mut rpc, mut fresh) = (BTreeMap::new(), BTreeMap::new());
+        let client = http()?;
+        let mut rpc = BTreeMap::new();
         let mut addresses = BTreeMap::new();
         for spec in &rendered.nodes {
             let endpoint = rpc_endpoint(ops.as_ref(), spec)?;
             addresses.insert(spec.name.clone(), endpoint.address);
-            let dialect = adapter.dialect();
-            fresh.insert(spec.name.clone(), unpooled.node(endpoint.clone(), dialect, RPC_LIMIT));
-            rpc.insert(spec.name.clone(), client.node(endpoint, dialect, RPC_LIMIT));
+            rpc.insert(spec.name.clone(), client.node(endpoint, adapter.dialect(), RPC_LIMIT));
         }
         let prober = Prober {
             ops: Arc::clone(&ops),
             rpc: rpc.clone(),
-            fresh,
         };
         let faults = Keeper::resume(Arc::clone(&plan), prober, desk.clone(), held);
         let network = Network {

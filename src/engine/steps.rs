@@ -300,14 +300,13 @@ impl Lead {
         let keys = rendered.keys.clone();
         let ops = self.deployer.ops();
         let over = CancellationToken::new();
-        let (client, unpooled) = clients()?;
-        let (mut rpc, mut fresh) = (BTreeMap::new(), BTreeMap::new());
+        let client = http()?;
+        let mut rpc = BTreeMap::new();
         let mut targets = Vec::new();
         for spec in specs {
             let endpoint = rpc_endpoint(ops.as_ref(), spec)?;
             let dialect = self.adapter.dialect();
             rpc.insert(spec.name.clone(), client.node(endpoint.clone(), dialect, RPC_LIMIT));
-            fresh.insert(spec.name.clone(), unpooled.node(endpoint.clone(), dialect, RPC_LIMIT));
             let log = |component: &Component| (component.name.clone(), ops.log(&spec.name, &component.name));
             let logs = spec.components.iter().map(log).collect();
             targets.push(observe::Target {
@@ -329,7 +328,6 @@ impl Lead {
         let prober = Prober {
             ops: Arc::clone(&ops),
             rpc: rpc.clone(),
-            fresh,
         };
         let faults = Keeper::spawn(Arc::clone(&self.plan), prober, self.desk.clone());
         let (plan, desk) = (Arc::clone(&self.plan), self.desk.clone());
@@ -394,10 +392,9 @@ impl Lead {
     }
 }
 
-/// The HTTP clients of all nodes: one that keeps its connections, and one that does not.
-pub(super) fn clients() -> Result<(Client, Client), Trouble> {
-    let both = Client::new().and_then(|client| Ok((client, Client::unpooled()?)));
-    both.map_err(|error| Trouble {
+/// The HTTP client of all nodes.
+pub(super) fn http() -> Result<Client, Trouble> {
+    Client::new().map_err(|error| Trouble {
         code: "infra/rpc".to_owned(),
         node: None,
         expected: "an HTTP client".to_owned(),

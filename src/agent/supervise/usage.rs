@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::agent::table::Proc;
+use crate::agent::table::{Proc, fields};
 use crate::backend::{RunState, Stressed};
 use crate::model::Ms;
 
@@ -40,7 +40,7 @@ fn busy(pid: u32) -> u32 {
     };
     let state = |thread: &Path| {
         let stat = std::fs::read_to_string(thread.join("stat")).ok()?;
-        after_name(&stat)?.bytes().next()
+        fields(&stat)?.next()?.bytes().next()
     };
     let states = threads.filter_map(|thread| state(&thread.ok()?.path()));
     u32::try_from(states.filter(|state| *state == b'R').count()).unwrap_or(u32::MAX)
@@ -52,13 +52,8 @@ fn ticks(pid: u32) -> Option<u64> {
 }
 
 fn ticks_in(stat: &str) -> Option<u64> {
-    let mut fields = after_name(stat)?.split(' ').skip(11).map(str::parse::<u64>);
+    let mut fields = fields(stat)?.skip(11).map(str::parse::<u64>);
     Some(fields.next()?.ok()? + fields.next()?.ok()?)
-}
-
-/// What comes after the name, which may hold spaces and brackets: the fields from the third on.
-fn after_name(stat: &str) -> Option<&str> {
-    Some(stat.rsplit_once(") ")?.1)
 }
 
 /// The bytes that it holds, in memory or swapped out.
@@ -78,7 +73,7 @@ mod tests {
     fn the_kernels_words_are_read() {
         let stat = "7 (a) b) R 1 7 7 0 -1 4194304 90 0 0 0 250 17 0 0 20 0 3 0 5 0 0";
         assert_eq!(ticks_in(stat), Some(267));
-        assert_eq!(after_name(stat).and_then(|fields| fields.bytes().next()), Some(b'R'));
+        assert_eq!(fields(stat).and_then(|mut fields| fields.next()), Some("R"));
         let status = "Name:\tx\nVmRSS:\t    2048 kB\nVmSwap:\t       4 kB\n";
         assert_eq!(held(status), Some(2052 * 1024));
         assert_eq!(held("Name:\tx\nVmRSS:\t 1 kB\n"), Some(1024));
