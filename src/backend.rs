@@ -692,6 +692,9 @@ pub struct LinkEvidence {
     /// Bytes received so far by the dialling node on each open connection of this link, by local port. Empty where there is none;
     /// `None` where the operating system does not tell.
     pub open: Option<BTreeMap<u16, u64>>,
+    /// The same of the dialled node, by the port at which the connection comes from; `None` also where its end cannot be looked at from
+    /// where the dialling one is.
+    pub accepted: Option<BTreeMap<u16, u64>>,
 }
 
 /// How to tear down.

@@ -8,6 +8,7 @@
 //! It runs in trialnet's own process, or as a process beside the nodes ([`pod`]), whose records come over a [`mod@line`] then.
 
 mod details;
+mod given;
 pub mod line;
 mod logs;
 pub mod pod;

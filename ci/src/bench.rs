@@ -33,6 +33,9 @@ pub(crate) fn run(words: &[&str]) -> Result<(), String> {
     if wanted("observe") {
         observe(if quick { 10 } else { 60 })?;
     }
+    if wanted("devnode") {
+        devnode(if quick { 10 } else { 60 })?;
+    }
     if wanted("kubernetes-start") {
         // Each takes half a minute.
         let repeats = if quick { 1 } else { repeats };
@@ -112,6 +115,43 @@ fn ratios(rpc: (u64, u64), first: (u64, u64), reach: &str) {
     }
 }
 
+fn devnode(seconds: u64) -> Result<(), String> {
+    println!("\ndevnode: each of 4 validators, a block every 200 ms, for {seconds} s");
+    let place = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let (mut child, records) = start(&devnodes(4, 0, &format!("{}s", seconds + 5)), place.path(), LOCAL)?;
+    let pids = wait(Duration::from_secs(60), "ready", || {
+        let text = fs::read_to_string(&records).unwrap_or_default();
+        text.contains("\"record\":\"ready\"").then(|| started(&text))
+    });
+    let pids = pids?;
+    let begun = Instant::now();
+    let before: Vec<f64> = pids.iter().map(|pid| cpu(*pid)).collect();
+    std::thread::sleep(Duration::from_secs(seconds));
+    let elapsed = begun.elapsed().as_secs_f64();
+    let used = (pids.iter().zip(before)).map(|(pid, before)| 100.0 * (cpu(*pid) - before) / elapsed);
+    let used = used.fold(0.0, f64::max);
+    // Without the program itself, whose pages all of them share.
+    let held = pids.iter().map(|pid| memory(*pid, "RssAnon:")).max().unwrap_or(0);
+    let status = child.wait().map_err(|error| error.to_string())?;
+    println!("{:<20} {:>10} {:>10}", "the most of any", "measured", "reach");
+    println!("{:<20} {:>8.1} % {:>8} %", "of one core", used, 2);
+    println!("{:<20} {:>7} MB {:>7} MB", "memory", held / 1024, 10);
+    if status.success() && pids.len() == 4 {
+        Ok(())
+    } else {
+        Err(format!("the run of {} nodes ended with {status}", pids.len()))
+    }
+}
+
+/// The processes of nodes that were started, by the records.
+fn started(records: &str) -> Vec<u32> {
+    let lines = records
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let pid = |line: Value| u32::try_from(line["record"]["node"]["event"]["started"]["pid"].as_u64()?).ok();
+    lines.filter_map(pid).collect()
+}
+
 fn observe(seconds: u64) -> Result<(), String> {
     println!("\nobserve: 100 nodes at 5 Hz for {seconds} s, trialnet's own process");
     let place = tempfile::tempdir().map_err(|error| error.to_string())?;
@@ -126,7 +166,7 @@ fn observe(seconds: u64) -> Result<(), String> {
     let begun = (Instant::now(), cpu(child.id()));
     let mut most = 0;
     while ready.is_ok() && begun.0.elapsed() < Duration::from_secs(seconds) {
-        most = most.max(memory(child.id()));
+        most = most.max(memory(child.id(), "VmRSS:"));
         std::thread::sleep(Duration::from_millis(250));
     }
     let (elapsed, used) = (begun.0.elapsed().as_secs_f64(), cpu(child.id()) - begun.1);
@@ -382,13 +422,10 @@ fn cpu(pid: u32) -> f64 {
         / 100.0
 }
 
-/// Resident memory of a process in KB.
-fn memory(pid: u32) -> u64 {
+/// Memory of a process in KB: a field of `/proc/<pid>/status`, proc_pid_status(5).
+fn memory(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
     line.split_whitespace()
         .nth(1)
         .and_then(|number| number.parse().ok())

@@ -17,9 +17,6 @@ use crate::model::Ms;
 /// How many connections are tried at the same time, so that a large network does not need as many files.
 const AT_ONCE: usize = 200;
 
-/// Received bytes by remote address and local port.
-type Received = BTreeMap<SocketAddr, BTreeMap<u16, u64>>;
-
 /// Where the connections of a look at this address come from, so that they are not taken for the nodes' own; `None`: from
 /// wherever the system likes.
 pub(crate) type Source = fn(SocketAddr) -> Option<IpAddr>;
@@ -33,6 +30,17 @@ pub(crate) struct Way {
     pub(crate) address: SocketAddr,
     /// Where the dialled node itself listens, as `host:port`, if the way past the injector is looked at too.
     pub(crate) past: Option<String>,
+    /// Where the dialled node's end can be seen too: the address at which it listens, and that from which the dialling one comes there.
+    pub(crate) accepts: Option<(SocketAddr, IpAddr)>,
+}
+
+/// A connection that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Connection {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    /// Bytes that this end has received so far.
+    pub(super) received: u64,
 }
 
 /// Looks at links. What the operating system has counted is read first, so that the two looks of a comparison are at least `limit`
@@ -41,13 +49,20 @@ pub(crate) struct Way {
 /// # Errors
 /// Only when this program fails: a link over which nothing comes is an answer.
 pub(crate) async fn links(ways: Vec<Way>, source: Source, limit: Ms) -> Result<Vec<LinkEvidence>, Trouble> {
-    let received = tokio::task::spawn_blocking(move || received(source))
+    let connections = tokio::task::spawn_blocking(move || connections(source))
         .await
         .map_err(|error| trouble("infra/internal", "the connections counted", error.to_string()))?;
-    let looks = ways.into_iter().map(|Way { link, address, past }| {
-        let open = received
-            .as_ref()
-            .map(|all| all.get(&address).cloned().unwrap_or_default());
+    let looks = ways.into_iter().map(|way| {
+        let (open, accepted) = match &connections {
+            Some(all) => (
+                Some(dialled(all, way.address)),
+                way.accepts.map(|ends| accepted(all, ends)),
+            ),
+            None => (None, None),
+        };
+        let Way {
+            link, address, past, ..
+        } = way;
         async move {
             let past = async {
                 let past = tokio::net::lookup_host(past?).await.ok()?.next()?;
@@ -59,10 +74,25 @@ pub(crate) async fn links(ways: Vec<Way>, source: Source, limit: Ms) -> Result<V
                 first_byte,
                 past,
                 open,
+                accepted,
             }
         }
     });
     Ok(stream::iter(looks).buffered(AT_ONCE).collect().await)
+}
+
+/// What the connections that were dialled to an address have received, by local port.
+fn dialled(all: &[Connection], address: SocketAddr) -> BTreeMap<u16, u64> {
+    let here = all.iter().filter(|one| one.remote == address);
+    here.map(|one| (one.local.port(), one.received)).collect()
+}
+
+/// What the connections have received that a listener accepted from somebody, by remote port.
+fn accepted(all: &[Connection], (listener, from): (SocketAddr, IpAddr)) -> BTreeMap<u16, u64> {
+    let here = all
+        .iter()
+        .filter(|one| one.local == listener && one.remote.ip() == from);
+    here.map(|one| (one.remote.port(), one.received)).collect()
 }
 
 /// The time until a new connection brings its first byte.
@@ -77,18 +107,12 @@ async fn first_byte(address: SocketAddr, source: Option<IpAddr>, limit: Ms) -> O
     matches!(came, Ok(Ok(_))).then(|| began.elapsed().into())
 }
 
-/// What all connections here have received, those of looks excepted; `None` where it cannot be known.
-fn received(source: Source) -> Option<Received> {
+/// All connections here, those of looks excepted; `None` where they cannot be known.
+fn connections(source: Source) -> Option<Vec<Connection>> {
     #[cfg(target_os = "linux")]
     {
-        let mut all = Received::new();
-        for connection in super::sockets::established().ok()? {
-            if source(connection.remote).is_none_or(|probe| connection.local.ip() != probe) {
-                all.entry(connection.remote)
-                    .or_default()
-                    .insert(connection.local.port(), connection.received);
-            }
-        }
+        let mut all = super::sockets::established().ok()?;
+        all.retain(|one| source(one.remote).is_none_or(|probe| one.local.ip() != probe));
         Some(all)
     }
     #[cfg(not(target_os = "linux"))]
@@ -117,17 +141,22 @@ mod tests {
             link,
             address,
             past: Some(address.to_string()),
+            accepts: Some((address, address.ip())),
         };
         let look = async |limit| links(vec![way.clone()], |_| None, limit).await.unwrap();
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         server.write_all(b"12345").await.unwrap();
         client.read_exact(&mut [0; 5]).await.unwrap();
+        client.write_all(b"123").await.unwrap();
+        server.read_exact(&mut [0; 3]).await.unwrap();
 
         let silent = look(Ms(50)).await;
         assert_eq!((silent[0].first_byte, silent[0].past), (None, None));
         if let Some(open) = &silent[0].open {
-            assert_eq!(open.get(&client.local_addr().unwrap().port()), Some(&5));
+            let port = client.local_addr().unwrap().port();
+            assert_eq!(open.get(&port), Some(&5));
+            assert_eq!(silent[0].accepted.as_ref().unwrap().get(&port), Some(&3));
         }
         let greeter = tokio::spawn(async move {
             // The look above was accepted by the kernel; it is gone by now, and greeting it is in vain.
@@ -150,9 +179,9 @@ mod tests {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.77.255.255:0".parse().unwrap()).unwrap();
         let _open = socket.connect(address).await.unwrap();
-        if let Some(all) = received(source) {
-            assert_eq!(all.get(&address), None);
-            assert_eq!(received(|_| None).unwrap()[&address].len(), 1);
+        if let Some(all) = connections(source) {
+            assert_eq!(dialled(&all, address), BTreeMap::new());
+            assert_eq!(dialled(&connections(|_| None).unwrap(), address).len(), 1);
         }
     }
 }

@@ -13,14 +13,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// A connection that is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Connection {
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
-    /// Bytes that this end has received so far.
-    pub(super) received: u64,
-}
+use super::reach::Connection;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;

@@ -771,6 +771,7 @@ impl Supervisor {
                     link: id.clone(),
                     address: link.listen,
                     past: look.past.then(|| format!("{}:{}", link.host, link.port)),
+                    accepts: None,
                 }),
                 None => return self.answer(from, Err(self.unknown(id))),
             }

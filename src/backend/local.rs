@@ -228,8 +228,7 @@ impl Local {
     async fn do_reserve(&self, wanted: &[Wanted], links: &[LinkId]) -> Result<Addresses, Trouble> {
         let guard = self.guard().await?;
         let homes = self.shared.options.homes();
-        let plan = address::choose(guard, &homes, wanted, links).await?;
-        let addresses = plan.addresses;
+        let addresses = address::choose(guard, &homes, wanted, links).await?;
         let mut defs = Vec::with_capacity(links.len());
         for link in links {
             let listen = addresses.links[link];
@@ -238,7 +237,7 @@ impl Local {
                 link: link.clone(),
                 listen,
                 target,
-                source: plan.sources.get(&link.from).copied(),
+                source: (addresses.nodes.get(&link.from)).and_then(|from| address::link_source(from.ip)),
             });
         }
         guard.ask(Ask::Link(defs), PROMPT).await?;

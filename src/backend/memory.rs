@@ -66,6 +66,8 @@ pub enum Tamper {
     StressNothing,
     /// `stress` never ends what it began.
     StressForEver,
+    /// Nodes do not end when they are asked to, only when they are killed.
+    EndUnwillingly,
 }
 
 struct World {
@@ -453,7 +455,10 @@ impl Deployer for Memory {
         Arc::new(self.clone())
     }
 
-    fn destroy(&self, _how: Teardown) -> BoxFuture<'_, Vec<String>> {
+    fn destroy(&self, how: Teardown) -> BoxFuture<'_, Vec<String>> {
+        if how.grace > Ms(0) && self.lock().tamper == Tamper::EndUnwillingly {
+            return std::future::pending().boxed();
+        }
         self.over.cancel();
         let mut world = self.lock();
         for node in &mut world.nodes {
@@ -708,6 +713,7 @@ impl NodeOps for Memory {
                         first_byte,
                         past: look.past.then_some(Ms(0)),
                         open: Some(BTreeMap::from([(1, bytes)])),
+                        accepted: Some(BTreeMap::from([(1, bytes)])),
                     }
                 };
                 links.iter().map(evidence).collect()

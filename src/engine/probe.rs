@@ -815,14 +815,22 @@ fn still(before: &[LinkEvidence], now: &[LinkEvidence]) -> Result<(), String> {
                 "a new connection brought a byte from {from} to {to} after {time}"
             ));
         }
-        let (Some(earlier), Some(later)) = (&before.open, &now.open) else {
-            continue;
-        };
-        for (port, bytes) in later {
-            let moved = bytes - earlier.get(port).copied().unwrap_or(0).min(*bytes);
-            if moved > 0 {
-                return Err(format!("{moved} bytes moved from {from} to {to} on an open connection"));
-            }
+        moved(&before.open, &now.open).map_err(|bytes| format!("{bytes} from {from} to {to} on an open connection"))?;
+        moved(&before.accepted, &now.accepted)
+            .map_err(|bytes| format!("{bytes} from {to} to {from} on an open connection"))?;
+    }
+    Ok(())
+}
+
+/// Whether any open connection has received more than before, by what tells them apart; where either is not known, none has.
+fn moved(before: &Option<BTreeMap<u16, u64>>, now: &Option<BTreeMap<u16, u64>>) -> Result<(), String> {
+    let (Some(before), Some(now)) = (before, now) else {
+        return Ok(());
+    };
+    for (port, bytes) in now {
+        let more = bytes - before.get(port).copied().unwrap_or(0).min(*bytes);
+        if more > 0 {
+            return Err(format!("{more} bytes moved"));
         }
     }
     Ok(())
@@ -900,7 +908,24 @@ mod tests {
             first_byte: Some(Ms(first_byte)),
             past: Some(Ms(past)),
             open: None,
+            accepted: None,
         }
+    }
+
+    #[test]
+    fn bytes_at_either_end_are_no_cut() {
+        let look = |open: u64, accepted: u64| LinkEvidence {
+            first_byte: None,
+            open: Some(BTreeMap::from([(1, open)])),
+            accepted: Some(BTreeMap::from([(2, accepted)])),
+            ..seen(0, 0)
+        };
+        let before = [look(5, 7)];
+        assert_eq!(still(&before, &[look(5, 7)]), Ok(()));
+        assert_eq!(still(&before, &[look(4, 7)]), Ok(()), "another one at the same port");
+        let told = |open, accepted| still(&before, &[look(open, accepted)]).unwrap_err();
+        assert_eq!(told(6, 7), "1 bytes moved from b to a on an open connection");
+        assert_eq!(told(5, 10), "3 bytes moved from a to b on an open connection");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::given::Given;
 use super::{Closed, Output, Seen};
 use crate::chain::rpc::{MAX_HEADERS, Peers, Rpc, RpcError};
 use crate::model::{Ms, NodeName};
@@ -14,12 +15,11 @@ use crate::record::Record;
 
 /// How often peers, validators and application states are asked for.
 const SLOW: Duration = Duration::from_secs(1);
-/// How often the last headers are read again although nothing happened: a restart may fall between two polls.
+/// How often the last headers, and as many older ones in turn, are read again although nothing happened: a restart may fall between
+/// two polls, and what was said of an old height may change.
 const AGAIN: Duration = Duration::from_secs(5);
 /// How many headers are read again then.
 const LAST: u64 = MAX_HEADERS;
-/// How many headers are remembered, so that they are recorded once only.
-const REMEMBERED: usize = 64;
 /// Batches in a row when a node is far ahead of what was read.
 const BATCHES: usize = 25;
 /// How often a node may refuse the state of a height before the height is passed over.
@@ -35,8 +35,9 @@ pub(super) struct Details {
     epoch: u32,
     /// The lowest height whose header has not been read.
     next: u64,
-    /// The hashes of the highest headers that were recorded.
-    recent: BTreeMap<u64, String>,
+    given: Given,
+    /// The heights of older headers that are read again next.
+    older: Option<(u64, u64)>,
     read_again: Instant,
     /// Up to this height the application's states were read.
     state: u64,
@@ -57,7 +58,8 @@ impl Details {
             output,
             epoch: 0,
             next: 1,
-            recent: BTreeMap::new(),
+            given: Given::default(),
+            older: None,
             read_again: Instant::now(),
             state: 0,
             refusals: 0,
@@ -99,6 +101,7 @@ impl Details {
             self.begin_again(seen.height);
         } else if self.read_again.elapsed() >= AGAIN {
             self.rewind(seen.height);
+            self.older = self.given.older(self.next, LAST);
         }
         // Whatever fails here the status task notices too; the next round tries again.
         self.headers(seen).await?;
@@ -114,7 +117,7 @@ impl Details {
     /// The node may have another disk or program than before.
     fn begin_again(&mut self, height: u64) {
         self.rewind(height);
-        self.recent.retain(|known, _| *known <= height);
+        self.given.forget_above(height);
         self.state = self.state.min(height.saturating_sub(1));
         self.refusals = 0;
         self.info = None;
@@ -129,30 +132,35 @@ impl Details {
         for _ in 0..BATCHES {
             let from = self.next.max(seen.earliest);
             if from > seen.height {
-                return Ok(());
+                break;
             }
-            let to = seen.height.min(from + MAX_HEADERS - 1);
-            let sent = self.output.now();
-            let Ok(mut headers) = self.rpc.headers(from, to).await else {
+            let Some(last) = self.batch(from, seen.height.min(from + MAX_HEADERS - 1)).await? else {
                 return Ok(());
             };
-            let Some(last) = headers.last().map(|header| header.height) else {
-                return Ok(());
-            };
-            headers.retain(|header| self.recent.get(&header.height) != Some(&header.hash));
-            for header in &headers {
-                self.recent.insert(header.height, header.hash.clone());
-            }
-            while self.recent.len() > REMEMBERED {
-                self.recent.pop_first();
-            }
             self.next = last + 1;
-            if !headers.is_empty() {
-                let node = self.node.clone();
-                self.output.write(Record::Headers { node, sent, headers }).await?;
+        }
+        if let Some((from, to)) = self.older.take() {
+            let from = from.max(seen.earliest);
+            if from <= to && self.batch(from, to).await?.is_none() {
+                self.older = Some((from, to));
             }
         }
         Ok(())
+    }
+
+    /// Records the headers of these heights that were not given before. Returns the height of the last; `None`: the node gave none.
+    async fn batch(&mut self, from: u64, to: u64) -> Result<Option<u64>, Closed> {
+        let sent = self.output.now();
+        let Ok(mut headers) = self.rpc.headers(from, to).await else {
+            return Ok(None);
+        };
+        let last = headers.last().map(|header| header.height);
+        headers.retain(|header| self.given.is_new(header.height, &header.hash));
+        if !headers.is_empty() {
+            let node = self.node.clone();
+            self.output.write(Record::Headers { node, sent, headers }).await?;
+        }
+        Ok(last)
     }
 
     /// The application's states of heights that all nodes are asked for: all heights of a slow chain, of a fast one those that a power

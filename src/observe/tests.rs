@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
@@ -480,8 +479,22 @@ async fn a_node_that_begins_anew_is_read_anew() {
     });
     net.until("the new ones", |records| heights(records, "n0").len() >= 302)
         .await;
-    let new: BTreeSet<u64> = heights(&net.seen, "n0")[300..].iter().copied().collect();
-    assert_eq!(new, BTreeSet::from([1, 2, 3]));
+    assert_eq!(heights(&net.seen, "n0")[300..], [2, 3], "that of 1 is the same");
+}
+
+#[tokio::test]
+async fn a_changed_hash_of_an_old_height_is_found() {
+    let mut net = Net::of(vec![Fake::at(60)]).await;
+    net.until("60 headers", |records| heights(records, "n0").len() == 60)
+        .await;
+    net.nodes[0].change(|fake| fake.odd_from = 60 - 45);
+    // The last 20 are read again, and 20 older ones in turn.
+    net.until("the changed hashes", |records| heights(records, "n0").len() == 60 + 46)
+        .await;
+    let again = &heights(&net.seen, "n0")[60..];
+    assert_eq!(again[..20], (41..=60).collect::<Vec<_>>());
+    assert_eq!(again[20..40], (21..=40).collect::<Vec<_>>());
+    assert_eq!(again[40..], (15..=20).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use trialnet::backend::memory::{Memory, Tamper};
 use trialnet::engine::{self, Cancel, Finished, Keep, Setup};
 use trialnet::model::verdict::{StepEnd, Verdict};
 use trialnet::model::*;
-use trialnet::record::{Event, FaultState, NodeEvent, Record, Stamped};
+use trialnet::record::{Event, FaultState, NodeEvent, Phase, Record, Stamped};
 
 fn node(index: usize, start: Start) -> Node {
     Node {
@@ -807,6 +807,24 @@ async fn a_cancelled_run_is_interrupted_and_leaves_nothing() {
     .await;
     ended.verdict(Verdict::Interrupted);
     assert!(ended.states("split").contains(&FaultState::Reverted));
+}
+
+#[tokio::test]
+async fn being_asked_to_end_again_kills_what_does_not() {
+    let plan = plan(vec![("", Action::Wait(Ms::secs(20)))]);
+    let ended = run_with(plan, Tamper::EndUnwillingly, |_, cancel, event| {
+        let Event::Record(Stamped { record, .. }) = event else {
+            return;
+        };
+        match record {
+            Record::Phase(Phase::Running) => cancel.stop("SIGTERM"),
+            Record::Phase(Phase::TearingDown) => cancel.kill.cancel(),
+            _ => {}
+        }
+    });
+    // Those who are only asked never end.
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await.unwrap();
+    ended.verdict(Verdict::Interrupted);
 }
 
 #[tokio::test]

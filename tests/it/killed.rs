@@ -42,6 +42,11 @@ struct Trial {
 
 impl Trial {
     fn start() -> Self {
+        Self::telling(Stdio::null())
+    }
+
+    /// What it says besides the verdict goes there.
+    fn telling(stderr: Stdio) -> Self {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("struck.toml");
         fs::write(&file, SCENARIO).unwrap();
@@ -52,7 +57,7 @@ impl Trial {
             .arg(place.path().join("run"))
             .env("TRIALNET_STATE_DIR", place.path().join("state"))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn()
             .unwrap();
         Self { place, child }
@@ -291,17 +296,33 @@ fn polite_signals_interrupt_with_a_complete_run_folder() {
 }
 
 #[test]
-fn a_second_signal_kills_what_does_not_end() {
-    let mut trial = Trial::start();
-    let begun = Instant::now();
-    while !trial.records().contains("\"ready\"") {
-        assert!(begun.elapsed() < Duration::from_secs(60), "{}", trial.records());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+fn a_third_signal_leaves_at_once_and_the_guard_goes_on() {
+    use nix::sys::signal::Signal;
+    let place = tempfile::tempdir().unwrap();
+    let told = place.path().join("stderr");
+    let mut trial = Trial::telling(fs::File::create(&told).unwrap().into());
+    until("nothing is ready", || {
+        let records = trial.records();
+        if records.contains("\"ready\"") {
+            Ok(())
+        } else {
+            Err(records)
+        }
+    });
     let listened = trial.listened();
-    for _ in 0..2 {
-        signal(u64::from(trial.child.id()), nix::sys::signal::Signal::SIGTERM);
+    let guard = trial.entry().unwrap()["guard"]["pid"].as_u64().unwrap();
+    // Halted, it ends nothing, however it is asked.
+    signal(guard, Signal::SIGSTOP);
+    for words in ["SIGTERM: ", "SIGTERM again: killing everything", "leaving at once"] {
+        assert!(trial.child.try_wait().unwrap().is_none(), "gone before: {words}");
+        signal(u64::from(trial.child.id()), Signal::SIGTERM);
+        until("the signal was not heard", || {
+            let told = fs::read_to_string(&told).unwrap();
+            if told.contains(words) { Ok(()) } else { Err(told) }
+        });
     }
     assert_eq!(trial.child.wait().unwrap().code(), Some(3));
+    signal(guard, Signal::SIGCONT);
     trial.leaves_nothing(&listened);
+    trial.can_be_judged();
 }

@@ -22,14 +22,6 @@ const SLOTS_TRIED: usize = 3;
 /// Between the port numbers that are tried when one is taken.
 const PORT_STEP: u16 = 1000;
 
-/// What was chosen.
-pub(super) struct Chosen {
-    pub(super) addresses: Addresses,
-    /// By node: the address that other nodes see as its own when it dials them over a link. One of its own that nobody
-    /// listens at, so that an outgoing connection never takes a port at which the node wants to listen.
-    pub(super) sources: BTreeMap<String, IpAddr>,
-}
-
 /// Where a port of a node is.
 pub(super) fn of_port(addresses: &Addresses, node: &str, port: &str) -> Result<SocketAddr, Trouble> {
     let unknown = |what: &str| {
@@ -43,6 +35,18 @@ pub(super) fn of_port(addresses: &Addresses, node: &str, port: &str) -> Result<S
     let node = addresses.nodes.get(node).ok_or_else(|| unknown("a node"))?;
     let number = node.ports.get(port).ok_or_else(|| unknown("a port"))?;
     Ok(SocketAddr::new(node.ip, *number))
+}
+
+/// The address that other nodes of a slot see as a node's own when it dials them over a link. Nobody listens at it, so that an outgoing
+/// connection never takes a port at which the node wants to listen.
+pub(super) fn link_source(node: IpAddr) -> Option<IpAddr> {
+    match node {
+        IpAddr::V4(ip) if ip.octets()[1] != 0 => {
+            let [_, slot, _, node] = ip.octets();
+            Some(IpAddr::V4(Ipv4Addr::new(127, slot, 255, node)))
+        }
+        _ => None,
+    }
 }
 
 /// Where probes of a slot come from, so that they are not taken for the nodes' own connections.
@@ -59,7 +63,7 @@ pub(super) async fn choose(
     homes: &Path,
     wanted: &[Wanted],
     links: &[LinkId],
-) -> Result<Chosen, Trouble> {
+) -> Result<Addresses, Trouble> {
     check(wanted, links)?;
     let mut except = Vec::new();
     loop {
@@ -131,7 +135,7 @@ fn check(wanted: &[Wanted], links: &[LinkId]) -> Result<(), Trouble> {
 ///
 /// # Errors
 /// When one is taken; with `may_shift`, when no other port number of that port is free either.
-fn in_slot(slot: u8, homes: &Path, wanted: &[Wanted], links: &[LinkId], may_shift: bool) -> io::Result<Chosen> {
+fn in_slot(slot: u8, homes: &Path, wanted: &[Wanted], links: &[LinkId], may_shift: bool) -> io::Result<Addresses> {
     let octet = |index: usize| u8::try_from(index + 1).map_err(io::Error::other);
     let ip = |third, fourth| IpAddr::V4(Ipv4Addr::new(127, slot, third, fourth));
     let mut index = BTreeMap::new();
@@ -170,17 +174,11 @@ fn in_slot(slot: u8, homes: &Path, wanted: &[Wanted], links: &[LinkId], may_shif
             },
         ))
     });
-    Ok(Chosen {
-        addresses: Addresses {
-            nodes: nodes.collect::<io::Result<_>>()?,
-            links: link_ips
-                .into_iter()
-                .map(|(link, ip, number)| (link.clone(), SocketAddr::new(ip, numbers[&number])))
-                .collect(),
-        },
-        sources: index
+    Ok(Addresses {
+        nodes: nodes.collect::<io::Result<_>>()?,
+        links: link_ips
             .into_iter()
-            .map(|(name, (octet, _))| (name.to_owned(), ip(255, octet)))
+            .map(|(link, ip, number)| (link.clone(), SocketAddr::new(ip, numbers[&number])))
             .collect(),
     })
 }
@@ -216,7 +214,7 @@ fn free(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Addresses where there are no slots.
-fn on_free_ports(homes: &Path, wanted: &[Wanted], links: &[LinkId]) -> io::Result<Chosen> {
+fn on_free_ports(homes: &Path, wanted: &[Wanted], links: &[LinkId]) -> io::Result<Addresses> {
     let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
     // All are kept until the last is chosen, so that none is given twice.
     let mut kept = Vec::new();
@@ -245,10 +243,7 @@ fn on_free_ports(homes: &Path, wanted: &[Wanted], links: &[LinkId]) -> io::Resul
     for link in links {
         addresses.links.insert(link.clone(), SocketAddr::new(ip, port()?));
     }
-    Ok(Chosen {
-        addresses,
-        sources: BTreeMap::new(),
-    })
+    Ok(addresses)
 }
 
 fn volumes(homes: &Path, node: &Wanted) -> BTreeMap<String, PathBuf> {
@@ -299,13 +294,16 @@ mod tests {
     #[test]
     fn a_slot_gives_each_node_and_link_its_own_address() {
         let links = [link(0, 1), link(1, 0)];
-        let Chosen { addresses, sources } = in_slot(126, Path::new("/h"), &wanted(2, 21_656), &links, false).unwrap();
+        let addresses = in_slot(126, Path::new("/h"), &wanted(2, 21_656), &links, false).unwrap();
         assert_eq!(addresses.nodes["n-1"].ip.to_string(), "127.126.0.2");
         assert_eq!(addresses.nodes["n-1"].ports["rpc"], 21_657);
         assert_eq!(addresses.nodes["n-1"].volumes["data"], Path::new("/h/n-1/data"));
         assert_eq!(addresses.links[&links[0]].to_string(), "127.126.1.2:21656");
         assert_eq!(addresses.links[&links[1]].to_string(), "127.126.2.1:21656");
-        assert_eq!(sources["n-0"].to_string(), "127.126.255.1");
+        assert_eq!(
+            link_source(addresses.nodes["n-0"].ip).unwrap().to_string(),
+            "127.126.255.1"
+        );
         assert_eq!(
             probe_source(addresses.links[&links[0]]).unwrap().to_string(),
             "127.126.0.255"
@@ -332,7 +330,7 @@ mod tests {
     #[test]
     fn free_ports_are_all_different() {
         let links = [link(0, 1), link(1, 0)];
-        let Chosen { addresses, .. } = on_free_ports(Path::new("/h"), &wanted(2, 26_656), &links).unwrap();
+        let addresses = on_free_ports(Path::new("/h"), &wanted(2, 26_656), &links).unwrap();
         let mut all: Vec<u16> = addresses
             .nodes
             .values()

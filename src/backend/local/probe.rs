@@ -1,6 +1,6 @@
 //! Looks at the links of a run on this machine.
 
-use super::address::{of_port, probe_source};
+use super::address::{link_source, of_port, probe_source};
 use super::trouble;
 use crate::agent::reach::{self, Way};
 use crate::backend::{Addresses, LinkEvidence, LinkId, LinkLook, Trouble};
@@ -21,14 +21,13 @@ pub(super) async fn links(
             let seen = format!("{from} -> {to} ({port}) was not reserved");
             return Err(trouble("infra/io", "a link of the plan", seen));
         };
+        let listener = of_port(addresses, &link.to, &link.port)?;
+        let from = addresses.nodes.get(&link.from).and_then(|from| link_source(from.ip));
         looks.push(Way {
             link: link.clone(),
             address,
-            past: (look
-                .past
-                .then(|| of_port(addresses, &link.to, &link.port))
-                .transpose()?)
-            .map(|past| past.to_string()),
+            past: look.past.then(|| listener.to_string()),
+            accepts: from.map(|from| (listener, from)),
         });
     }
     reach::links(looks, probe_source, look.limit).await
