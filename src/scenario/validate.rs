@@ -41,22 +41,26 @@ pub(super) fn validate(
         return Err(check.problems);
     }
     check.header(raw);
-    check.limits(raw.limits.as_ref());
+    check.reckoned(|check| check.limits(raw.limits.as_ref()));
     check.kubernetes(raw);
-    if let Some(network) = &raw.network {
-        check.network(network, raw.versions.as_ref());
-    }
-    check.observe(raw);
-    check.invariants(raw.invariants.as_ref());
-    check.outcome(raw.outcome.as_ref());
-    let begin = check.timeline.clone();
-    if let Some(steps) = &raw.steps {
-        check.steps(steps);
-        if let Some(groups) = raw.network.as_ref().and_then(|network| network.groups.as_ref()) {
-            check.never_started(groups, steps);
+    check.reckoned(|check| {
+        if let Some(network) = &raw.network {
+            check.network(network, raw.versions.as_ref());
         }
-    }
-    check.chaos(raw.chaos.as_ref(), begin);
+    });
+    check.observe(raw);
+    check.reckoned(|check| check.invariants(raw.invariants.as_ref()));
+    check.outcome(raw.outcome.as_ref());
+    check.reckoned(|check| {
+        let begin = check.timeline.clone();
+        if let Some(steps) = &raw.steps {
+            check.steps(steps);
+            if let Some(groups) = raw.network.as_ref().and_then(|network| network.groups.as_ref()) {
+                check.never_started(groups, steps);
+            }
+        }
+        check.chaos(raw.chaos.as_ref(), begin);
+    });
     check.finish()
 }
 
@@ -65,6 +69,8 @@ pub(super) struct Check<'a> {
     source: &'a str,
     options: &'a Options<'a>,
     pub(super) problems: Vec<Problem>,
+    /// Whether what the arithmetic reckons with is as it was meant, so that its sums say something.
+    sums: bool,
     /// Grows from top to bottom; complete only if there are no problems.
     pub(super) plan: Plan,
     /// `None`: the chain is not known.
@@ -169,6 +175,7 @@ impl<'a> Check<'a> {
         Self {
             source,
             options,
+            sums: problems.is_empty(),
             problems,
             plan,
             adapter: None,
@@ -309,15 +316,22 @@ impl<'a> Check<'a> {
     }
 
     /// The plan, if nothing was wrong and the arithmetic agrees.
+    /// Checks a part with which the arithmetic reckons.
+    fn reckoned(&mut self, part: impl FnOnce(&mut Self)) {
+        let before = self.problems.len();
+        part(self);
+        self.sums &= self.problems.len() == before;
+    }
+
     fn finish(mut self) -> Result<Plan, Vec<Problem>> {
         let Some(adapter) = self.adapter else {
             return Err(self.problems);
         };
-        if !self.problems.is_empty() {
+        if !self.sums {
             return Err(self.problems);
         }
         let forecasted = forecast(&self.plan, adapter.engine());
-        if forecasted.problems.is_empty() {
+        if forecasted.problems.is_empty() && self.problems.is_empty() {
             self.plan.sums = forecasted.sums;
             return Ok(self.plan);
         }
