@@ -223,7 +223,7 @@ enum Message {
     /// Wait no longer for an observer elsewhere.
     LetGo,
     /// What teardown could not remove.
-    Leftovers(Vec<String>),
+    Leftovers(Vec<String>, oneshot::Sender<()>),
 }
 
 /// What the judge still waits for, in words, for messages about limits that ran out.
@@ -361,7 +361,10 @@ impl Dispatcher<'_> {
             Message::Judged(reply) => drop(reply.send(())),
             // Whoever is let go is so before anything else.
             Message::LetGo => {}
-            Message::Leftovers(leftovers) => self.leftovers = leftovers,
+            Message::Leftovers(leftovers, reply) => {
+                self.leftovers = leftovers;
+                drop(reply.send(()));
+            }
         }
         self.answer_waiters();
     }

@@ -68,6 +68,8 @@ pub enum Tamper {
     StressForEver,
     /// Nodes do not end when they are asked to, only when they are killed.
     EndUnwillingly,
+    /// `destroy` says that something could not be removed.
+    LeaveSomething,
 }
 
 struct World {
@@ -465,7 +467,9 @@ impl Deployer for Memory {
             node.end(&self.events, None, true);
         }
         world.destroyed = true;
-        async { Vec::new() }.boxed()
+        let something = world.tamper == Tamper::LeaveSomething;
+        let left = Vec::from_iter(something.then(|| "something".to_owned()));
+        std::future::ready(left).boxed()
     }
 }
 

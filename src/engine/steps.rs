@@ -377,7 +377,8 @@ impl Lead {
                 () = self.cancel.kill.cancelled() => self.deployer.destroy(at_once).await,
             }
         };
-        self.desk.tell(Message::Leftovers(leftovers));
+        // Heard before the end, which comes by another way.
+        self.desk.ask(|heard| Message::Leftovers(leftovers, heard)).await;
         self.desk.record(Record::End);
     }
 

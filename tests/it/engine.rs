@@ -828,6 +828,15 @@ async fn being_asked_to_end_again_kills_what_does_not() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_removed_is_said_and_changes_no_verdict() {
+    for _ in 0..5 {
+        let ended = run(plan(vec![("", progress(1))]), Tamper::LeaveSomething).await;
+        ended.verdict(Verdict::Passed);
+        assert_eq!(ended.finished.leftovers, ["something"]);
+    }
+}
+
+#[tokio::test]
 async fn steps_after_a_failed_one_are_not_reached_unless_it_says_continue() {
     let hopeless = || {
         expect(

@@ -19,6 +19,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::api::Api;
 use super::objects::EXPIRES;
@@ -39,6 +40,10 @@ pub const EXPIRY: Ms = Ms(120_000);
 /// How often that is moved.
 pub const RENEWAL: Ms = Ms(30_000);
 
+/// For how long the API server does not answer when nobody is to wait for it any longer.
+const AWAY: Duration = Duration::from_secs(4);
+/// How often it is looked whether it answers.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the guard has to answer what it can answer at once.
 const PROMPT: Duration = Duration::from_secs(5);
 /// What trialnet waits longer than the guard was told to take.
@@ -101,10 +106,9 @@ enum Ask {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Said {
-    /// What is left, in words; nothing after a setup.
     Answer {
         id: u64,
-        result: Result<Vec<String>, Trouble>,
+        result: Answer,
     },
     /// Something outside the chain failed.
     Trouble(Trouble),
@@ -146,7 +150,7 @@ async fn guard() -> io::Result<()> {
         return Err(io::Error::other("the first question must be the setup"));
     };
     setup.cluster.kubeconfig = setup.cluster.kubeconfig.or_else(single_kubeconfig);
-    let result = register(&setup).map(|()| Vec::new());
+    let result = register(&setup).map(|()| Done::default());
     let failed = result.is_err();
     tell(&say, &Said::Answer { id, result });
     if failed {
@@ -164,7 +168,8 @@ async fn guard() -> io::Result<()> {
                     renewals.abort();
                     drop(renewals.await);
                     registry::forget(&setup.state_dir, &setup.run);
-                    tell(&say, &Said::Answer { id, result: Ok(Vec::new()) });
+                    let result = Ok(Done::default());
+                    tell(&say, &Said::Answer { id, result });
                     drop(say);
                     return flush(writer).await;
                 }
@@ -178,17 +183,55 @@ async fn guard() -> io::Result<()> {
         }
     };
     renewals.abort();
-    let left = Box::pin(finish(&setup.run, &setup.cluster, limit)).await;
+    let mut finishing = Box::pin(finish(&setup.run, &setup.cluster, limit));
+    let left = tokio::select! {
+        left = &mut finishing => left,
+        words = unreachable(&setup.cluster) => {
+            // Who waits for the verdict need not wait for that.
+            if let Some(id) = asked_by {
+                let (namespace, limit, pid) = (&setup.cluster.namespace, Ms::from(limit), std::process::id());
+                let left = vec![format!(
+                    "namespace {namespace}: {words}; the guard (process {pid}) tries on for {limit}, then `trialnet gc` is what removes it"
+                )];
+                let result = Ok(Done { left, goes_on: true });
+                tell(&say, &Said::Answer { id, result });
+            }
+            finishing.await
+        }
+    };
     if left.is_empty() {
         registry::forget(&setup.state_dir, &setup.run);
     }
     if let Some(id) = asked_by {
-        tell(&say, &Said::Answer { id, result: Ok(left) });
+        let result = Ok(Done { left, goes_on: false });
+        tell(&say, &Said::Answer { id, result });
     }
     drop(say);
     // The renewals hold the other end until they are dropped.
     drop(renewals.await);
     flush(writer).await
+}
+
+/// Ends when the API server has not answered for [`AWAY`]: with what is seen of it.
+async fn unreachable(cluster: &InCluster) -> String {
+    if cluster.created.is_some() {
+        // It goes as a whole, by other means.
+        return std::future::pending().await;
+    }
+    let mut answered = Instant::now();
+    let mut seen = String::new();
+    while answered.elapsed() < AWAY {
+        let look = async {
+            let client = provider::connect(cluster.kubeconfig.as_deref(), &cluster.context).await?;
+            provider::answers(&client, AWAY).await
+        };
+        match look.await {
+            Ok(_) => answered = Instant::now(),
+            Err(trouble) => seen = trouble.seen,
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    format!("the API server has not answered for {}: {seen}", Ms::from(AWAY))
 }
 
 /// The one file that `KUBECONFIG` names, so that a `gc` elsewhere finds the same cluster.
@@ -298,13 +341,22 @@ pub async fn finish(run: &str, cluster: &InCluster, limit: Duration) -> Vec<Stri
     }
 }
 
-type Answer = Result<Vec<String>, Trouble>;
+/// What a guard has done when it answers.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Done {
+    /// What is left, in words.
+    left: Vec<String>,
+    /// The guard goes on removing it.
+    goes_on: bool,
+}
+
+type Answer = Result<Done, Trouble>;
 type Question = (Ask, oneshot::Sender<Answer>);
 
 /// The guard of a run, as trialnet holds it. Dropping it ends the conversation, upon which the guard removes everything.
 pub struct Guard {
     setup: Setup,
-    questions: Questions<Ask, Vec<String>>,
+    questions: Questions<Ask, Done>,
     pid: u32,
     /// Whether the guard's end is wanted.
     ending: Arc<AtomicBool>,
@@ -374,16 +426,19 @@ impl Guard {
         self.setup.cluster.created.is_some()
     }
 
-    /// Has everything of the run in the cluster removed within `limit`; what is left is returned in words. Where the guard is dead or does
-    /// not answer, trialnet does it itself. Called once.
+    /// Has everything of the run in the cluster removed within `limit`; what is left is returned in words. While the API server does not
+    /// answer, the guard goes on by itself, and this returns. Where the guard is dead or does not answer, trialnet does it itself. Called once.
     pub async fn teardown(&self, limit: Duration) -> Vec<String> {
         self.ending.store(true, Ordering::Relaxed);
         let answer = self
             .ask(Ask::Teardown(Ms::from(limit)), limit * (1 + teardown::VOLUMES) + SLACK)
             .await;
+        if let Ok(Done { left, goes_on: true }) = answer {
+            return left;
+        }
         client::see_end(self.pid, &self.gone, answer.is_ok().then_some(PROMPT)).await;
         match answer {
-            Ok(left) => left,
+            Ok(Done { left, .. }) => left,
             Err(trouble) => {
                 tracing::warn!("{trouble}; removing {} without it", self.setup.cluster.namespace);
                 let Setup {

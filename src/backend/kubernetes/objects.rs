@@ -45,7 +45,7 @@ pub const SCENARIO: &str = "trialnet.dev/scenario";
 pub const NODE: &str = "trialnet.dev/node";
 /// The label, with the value `true`, of the pods that the disruption budget counts.
 pub const VOTING: &str = "trialnet.dev/voting";
-/// The annotation of a namespace that says who runs it.
+/// The annotation of a namespace that says who runs it; also a label, of the user alone.
 pub const OWNER: &str = "trialnet.dev/owner";
 /// The annotation of a namespace with the moment from which it may be removed, RFC 3339 in UTC.
 pub const EXPIRES: &str = "trialnet.dev/expires";
@@ -321,6 +321,8 @@ pub fn namespace(options: &Options) -> Vec<Object> {
         labels: Some({
             let mut labels = labels(options);
             labels.insert("pod-security.kubernetes.io/enforce".into(), "restricted".into());
+            let user = options.owner.as_deref().and_then(|owner| owner.split('@').next());
+            labels.extend(user.map(|user| (OWNER.into(), label_value(user))));
             labels
         }),
         annotations: Some(

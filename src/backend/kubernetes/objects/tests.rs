@@ -190,6 +190,44 @@ fn a_whole_network() {
 }
 
 #[test]
+fn a_node_of_six_services_is_one_pod() {
+    // A CITA-Cloud node: each service is a program of its own with a gRPC port.
+    let services = ["network", "consensus", "executor", "storage", "controller", "crypto"];
+    let six = |name: &str| {
+        let service = |service: &&str| Component {
+            ports: vec![(*service).to_owned()],
+            ..component(service)
+        };
+        node(name, services.iter().map(service).collect())
+    };
+    let specs = [six("node-0"), six("node-1")];
+    let wanted = specs.each_ref().map(|spec| Wanted {
+        node: spec.name.clone(),
+        ports: (50_000..)
+            .zip(services)
+            .map(|(number, name)| Port { name, number })
+            .collect(),
+        volumes: spec.volumes.clone(),
+    });
+    let objects = network(&specs, &addresses(&wanted, &[]).unwrap(), &[], &options(&specs)).unwrap();
+    let pod = pod_of(&objects, "node-1");
+    let containers = pod["containers"].as_array().unwrap();
+    let ports = |container: &Value| container["ports"][0]["containerPort"].as_u64();
+    let seen: Vec<_> = containers
+        .iter()
+        .map(|container| (container["name"].as_str().unwrap(), ports(container).unwrap()))
+        .collect();
+    assert_eq!(seen, Vec::from_iter(services.into_iter().zip(50_000..)));
+    let service = find(&objects, "Service", "node-1").value();
+    let offered = service["spec"]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|port| port["port"].as_u64().unwrap());
+    assert_eq!(offered.collect::<BTreeSet<_>>(), (50_000..50_006).collect());
+}
+
+#[test]
 fn yaml_says_what_the_api_is_told() {
     let specs = specs();
     for object in network_of(&specs, &options(&specs)).unwrap() {
