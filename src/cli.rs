@@ -332,6 +332,10 @@ pub struct RbacArgs {
     #[arg(long)]
     pub machines: bool,
 
+    /// For runs on pods of this namespace that somebody else made (`attach`), instead of runs in namespaces of their own.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub attach: Option<String>,
+
     /// A Secret that scenarios name as `pull_secrets`, by default of the namespace default; may be given several times.
     #[arg(long = "pull-secret", value_name = "[NAMESPACE/]NAME", value_parser = rbac::pull_secret)]
     pub pull_secrets: Vec<PullSecret>,

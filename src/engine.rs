@@ -363,7 +363,7 @@ impl Dispatcher<'_> {
             Message::LetGo => {}
             Message::Leftovers(leftovers, reply) => {
                 self.leftovers = leftovers;
-                drop(reply.send(()));
+                let _: Result<(), ()> = reply.send(());
             }
         }
         self.answer_waiters();

@@ -1,7 +1,7 @@
 //! `trialnet rbac`: the role that runs on a cluster need, for whoever administers it.
 
 use super::RbacArgs;
-use crate::backend::kubernetes::access::{self, Need, Who};
+use crate::backend::kubernetes::access::{self, Need, Runs, Who};
 use crate::exit;
 use crate::model::PullSecret;
 use crate::ui::Ui;
@@ -16,6 +16,7 @@ pub fn run(args: &RbacArgs, ui: &Ui) -> u8 {
         service_account,
         packets,
         machines,
+        attach,
         pull_secrets,
     } = args;
     let who = match (user, group) {
@@ -30,7 +31,12 @@ pub fn run(args: &RbacArgs, ui: &Ui) -> u8 {
         .into_iter()
         .filter_map(|(wanted, needs)| wanted.then_some(needs))
         .collect();
-    let objects = access::role(name, &who, &more, pull_secrets);
+    let runs = Runs {
+        attach: attach.as_deref(),
+        more: &more,
+        pull_secrets,
+    };
+    let objects = access::role(name, &who, runs);
     let documents: Result<Vec<_>, _> = objects.iter().map(serde_saphyr::to_string).collect();
     match documents {
         Ok(documents) => {
@@ -67,20 +73,40 @@ pub(super) fn pull_secret(text: &str) -> Result<PullSecret, String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_role_as_it_is_printed() {
+    fn printed(change: impl FnOnce(&mut RbacArgs)) -> String {
         let (ui, captured) = Ui::memory();
-        let args = RbacArgs {
+        let mut args = RbacArgs {
             name: "trialnet".into(),
             user: None,
             group: None,
             service_account: ("ci".into(), "trialnet".into()),
             packets: false,
             machines: false,
-            pull_secrets: vec![PullSecret::of("registry")],
+            attach: None,
+            pull_secrets: Vec::new(),
         };
+        change(&mut args);
         assert_eq!(run(&args, &ui), exit::PASSED);
-        insta::assert_snapshot!(captured.out());
+        captured.out()
+    }
+
+    #[test]
+    fn the_role_as_it_is_printed() {
+        insta::assert_snapshot!(printed(|args| args.pull_secrets = vec![PullSecret::of("registry")]));
+    }
+
+    #[test]
+    fn the_role_for_found_pods_is_of_their_namespace() {
+        insta::assert_snapshot!(printed(|args| args.attach = Some("chain".into())));
+        let text = printed(|args| {
+            args.attach = Some("chain".into());
+            args.machines = true;
+        });
+        assert!(
+            text.contains("kind: ClusterRole\n") && text.contains("kind: Role\n"),
+            "{text}"
+        );
+        assert!(!text.contains("statefulsets"), "{text}");
     }
 
     #[test]

@@ -363,7 +363,8 @@ pub async fn require_machines(client: &Client) -> Result<(), Trouble> {
 pub async fn require_found(client: &Client, namespace: &str) -> Result<(), Trouble> {
     let missing = check_for(client, Some(namespace), FOUND).await?;
     let expected = format!("these credentials may look at the pods of {namespace}, reach and remove them");
-    none_missing(&missing, expected, "")
+    let way_out = format!("; `trialnet rbac --attach {namespace}` prints a role that suffices");
+    none_missing(&missing, expected, &way_out)
 }
 
 /// That nothing is missing, or what is; `way_out` follows it.
@@ -428,11 +429,27 @@ impl Who {
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// The smallest role that a run needs, and its binding, as JSON values. It is a ClusterRole, because every run has a namespace of its own, whose name nobody
-/// knows beforehand. `more` adds what only some plans need ([`PACKETS`], [`MACHINES`]);
-/// `pull_secrets` adds a Role for reading these in each of their namespaces.
+/// What a role is to be for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Runs<'a> {
+    /// Runs on pods of this namespace that somebody else made; `None`: runs that make a namespace of their own, whose name nobody knows
+    /// beforehand.
+    pub attach: Option<&'a str>,
+    /// What only some plans need ([`PACKETS`], [`MACHINES`]).
+    pub more: &'a [&'a [Need]],
+    /// The Secrets that they read elsewhere.
+    pub pull_secrets: &'a [PullSecret],
+}
+
+/// The smallest roles that these runs need, and their bindings, as JSON values: a ClusterRole for what is not in one namespace, a Role in
+/// each namespace that is known.
 #[must_use]
-pub fn role(name: &str, who: &Who, more: &[&[Need]], pull_secrets: &[PullSecret]) -> Vec<serde_json::Value> {
+pub fn role(name: &str, who: &Who, runs: Runs<'_>) -> Vec<serde_json::Value> {
+    let Runs {
+        attach,
+        more,
+        pull_secrets,
+    } = runs;
     let metadata = |namespace: Option<&str>| ObjectMeta {
         name: Some(name.to_owned()),
         namespace: namespace.map(str::to_owned),
@@ -456,28 +473,42 @@ pub fn role(name: &str, who: &Who, more: &[&[Need]], pull_secrets: &[PullSecret]
     };
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let value = |object: Result<serde_json::Value, serde_json::Error>| object.expect("its keys are text");
-    let more = more.iter().copied().flatten();
-    let rules = NEEDS.iter().chain(more).map(|need| rule(need, owned(need.names)));
-    let mut objects = vec![
-        value(serde_json::to_value(ClusterRole {
+    let anywhere = attach
+        .map_or(NEEDS, |_| &[])
+        .iter()
+        .chain(more.iter().copied().flatten());
+    let anywhere: Vec<_> = anywhere.map(|need| rule(need, owned(need.names))).collect();
+    let mut objects = Vec::new();
+    if !anywhere.is_empty() {
+        objects.push(value(serde_json::to_value(ClusterRole {
             metadata: metadata(None),
-            rules: Some(rules.collect()),
+            rules: Some(anywhere),
             ..ClusterRole::default()
-        })),
-        value(serde_json::to_value(ClusterRoleBinding {
+        })));
+        objects.push(value(serde_json::to_value(ClusterRoleBinding {
             metadata: metadata(None),
             role_ref: reference("ClusterRole"),
             subjects: Some(vec![who.subject()]),
-        })),
-    ];
-    let mut there: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for PullSecret { namespace, name } in pull_secrets {
-        there.entry(namespace).or_default().push(name.clone());
+        })));
     }
-    for (namespace, names) in there {
+    let mut there: BTreeMap<&str, Vec<PolicyRule>> = BTreeMap::new();
+    if let Some(namespace) = attach {
+        there.insert(
+            namespace,
+            FOUND.iter().map(|need| rule(need, owned(need.names))).collect(),
+        );
+    }
+    let mut secrets: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for PullSecret { namespace, name } in pull_secrets {
+        secrets.entry(namespace).or_default().push(name.clone());
+    }
+    for (namespace, names) in secrets {
+        there.entry(namespace).or_default().push(rule(&PULL_SECRETS, names));
+    }
+    for (namespace, rules) in there {
         objects.push(value(serde_json::to_value(Role {
             metadata: metadata(Some(namespace)),
-            rules: Some(vec![rule(&PULL_SECRETS, names)]),
+            rules: Some(rules),
         })));
         objects.push(value(serde_json::to_value(RoleBinding {
             metadata: metadata(Some(namespace)),
@@ -524,7 +555,7 @@ mod tests {
     #[test]
     fn the_role_grants_the_table_and_nothing_else() {
         let who = Who::ServiceAccount("ci".into(), "trialnet".into());
-        let objects = role("trialnet", &who, &[], &[]);
+        let objects = role("trialnet", &who, Runs::default());
         let [role, binding] = objects.as_slice() else {
             panic!("{objects:#?}")
         };
@@ -565,7 +596,14 @@ mod tests {
     #[test]
     fn credentials_of_registries_need_their_names_only() {
         let secrets = ["registry", "ci/one", "ci/two"].map(PullSecret::of);
-        let objects = role("trialnet", &Who::User("me".into()), &[], &secrets);
+        let objects = role(
+            "trialnet",
+            &Who::User("me".into()),
+            Runs {
+                pull_secrets: &secrets,
+                ..Runs::default()
+            },
+        );
         assert_eq!(objects.len(), 6);
         let (ci, objects) = (&objects[2], [&objects[..2], &objects[4..]].concat());
         assert_eq!(ci["metadata"]["namespace"], "ci");
@@ -580,7 +618,14 @@ mod tests {
     fn agents_are_changed_by_their_name_only() {
         let who = Who::User("me".into());
         let rules = |more: &[&[Need]]| {
-            role("trialnet", &who, more, &[])[0]["rules"]
+            role(
+                "trialnet",
+                &who,
+                Runs {
+                    more,
+                    ..Runs::default()
+                },
+            )[0]["rules"]
                 .as_array()
                 .unwrap()
                 .clone()

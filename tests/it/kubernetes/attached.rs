@@ -63,6 +63,23 @@ impl Applied {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// A kubeconfig of a service account that may do what `trialnet rbac --attach` prints, and nothing else.
+    fn credentials(&self, place: &Path) -> PathBuf {
+        let space = self.namespace.as_str();
+        let account = format!("{space}/rehearsal");
+        let role = ["rbac", "--attach", space, "--service-account", &account];
+        let role = Command::new(EXE).args(role).output().unwrap().stdout;
+        self.kubectl(&["-n", space, "create", "serviceaccount", "rehearsal"], "");
+        self.kubectl(&["apply", "-f", "-"], &String::from_utf8(role).unwrap());
+        let token = self.kubectl(&["-n", space, "create", "token", "rehearsal"], "");
+        let config = self.kubectl(&["config", "view", "--raw", "--flatten", "--minify", "-o", "json"], "");
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        config["users"][0]["user"] = serde_json::json!({ "token": token.trim() });
+        let path = place.join("kubeconfig");
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
     async fn run(&self) -> bool {
         let pods = self.api.list::<Pod>(Some(&self.namespace), "").await.unwrap();
         pods.iter().all(|pod| {
@@ -153,7 +170,7 @@ fn program() -> Option<PathBuf> {
     found
 }
 
-fn run(place: &Path, scenario: &str) -> (Option<i32>, String) {
+fn run(place: &Path, scenario: &str, kubeconfig: &Path) -> (Option<i32>, String) {
     let file = place.join("attach.toml");
     fs::write(&file, scenario).unwrap();
     let output = Command::new(EXE)
@@ -162,6 +179,7 @@ fn run(place: &Path, scenario: &str) -> (Option<i32>, String) {
         .arg("--run-dir")
         .arg(place.join("run"))
         .env("TRIALNET_STATE_DIR", place.join("state"))
+        .env("KUBECONFIG", kubeconfig)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -225,6 +243,9 @@ async fn a_network_of_somebody_else_is_judged_and_left_as_it_was() {
     let Some(api) = cluster().await else { return };
     let Some(program) = program() else { return };
     let network = Applied::up(&api, &program).await;
+    let keys = tempfile::tempdir().unwrap();
+    let credentials = network.credentials(keys.path());
+    let run = |place: &Path, scenario: &str| run(place, scenario, &credentials);
     let (objects, pods) = (network.objects(), network.pods().await);
     let place = tempfile::tempdir().unwrap();
     let scenario = fs::read_to_string(fixture("attach.toml")).unwrap();

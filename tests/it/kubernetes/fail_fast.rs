@@ -448,7 +448,7 @@ impl Account {
         let name = format!("trialnet-shown-{:08x}", rand::random::<u32>());
         let account = Self { api: api.clone(), name };
         let who = Who::ServiceAccount("default".into(), account.name.clone());
-        let mut objects = access::role(&account.name, &who, &[], &[]);
+        let mut objects = access::role(&account.name, &who, access::Runs::default());
         if let Some((resource, verb)) = without {
             for rule in objects[0]["rules"].as_array_mut().unwrap() {
                 let resources = rule["resources"].as_array().unwrap().clone();

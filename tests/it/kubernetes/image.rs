@@ -368,7 +368,11 @@ async fn limited(client: &Client, space: &Space, without: Option<(&str, &str)>) 
             .unwrap();
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &name);
     accounts.patch(&name, &apply, &Patch::Apply(&account)).await.unwrap();
-    let mut objects = access::role(&name, &Who::ServiceAccount(name.clone(), name.clone()), &[], &[]);
+    let mut objects = access::role(
+        &name,
+        &Who::ServiceAccount(name.clone(), name.clone()),
+        access::Runs::default(),
+    );
     if let Some((resource, verb)) = without {
         let rules = objects[0]["rules"].as_array_mut().unwrap();
         for rule in rules.iter_mut().filter(|rule| rule["resources"][0] == resource) {
