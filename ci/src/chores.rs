@@ -28,11 +28,17 @@ pub(crate) fn scenarios(folder: &str) -> Result<(), String> {
         .env("TRIALNET_SCENARIOS", folder))
 }
 
-/// The random trials at their full count, those on a cluster (`kubernetes::killed::`) included where there is one.
+/// The random trials at their full count, those on a cluster included where there is one.
 pub(crate) fn long() -> Result<(), String> {
     run(Command::new("cargo")
         .args(["test", "--workspace", "--test", "it", "--"])
-        .args(["killed::", "rehearsal::", "kills_at_random_moments", "--nocapture"])
+        .args([
+            "killed::",
+            "leases::",
+            "rehearsal::",
+            "kills_at_random_moments",
+            "--nocapture",
+        ])
         .env("TRIALNET_TRIALS", "100"))
 }
 

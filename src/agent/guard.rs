@@ -561,6 +561,7 @@ impl Guard {
                     node.paused = false;
                 }
                 node.awaited_by.push((id, which));
+                self.hold_lease();
             }
         }
     }
@@ -641,8 +642,7 @@ impl Guard {
         self.lease_ends = Some(Instant::now() + self.setup.lease.duration());
     }
 
-    /// Nobody renewed the leases: links are cleared and halted nodes go on. Nodes that are down stay down, since starting
-    /// one is not taking a fault back but doing something new.
+    /// Nobody renewed the leases: links are cleared, halted nodes go on, and those that were told to end start again.
     fn lease_over(&mut self) {
         self.lease_ends = None;
         let links = self.links.shaped();
@@ -652,21 +652,34 @@ impl Guard {
             .filter(|node| node.paused)
             .map(|node| node.def.name.as_str())
             .collect();
-        if links == 0 && paused.is_empty() {
+        let down = self.nodes.values().filter(|node| node.held_down());
+        let down: Vec<String> = down.map(|node| node.def.name.clone()).collect();
+        if links == 0 && paused.is_empty() && down.is_empty() {
             return;
         }
-        let seen = format!(
-            "none came; {links} links were cleared, and these nodes resumed: {}",
-            if paused.is_empty() {
+        let names = |names: &[&str]| {
+            if names.is_empty() {
                 "none".to_owned()
             } else {
-                paused.join(", ")
+                names.join(", ")
             }
+        };
+        let seen = format!(
+            "none came; {links} links were cleared; resumed: {}; started again: {}",
+            names(&paused),
+            names(&down.iter().map(String::as_str).collect::<Vec<_>>()),
         );
         let expected = format!("a renewal of the leases within {}", self.setup.lease);
         self.voice
             .say(&Said::Trouble(trouble("infra/lease-lost", expected, seen)));
         self.revert();
+        if self.nodes.values().any(nodes::Node::is_ending) {
+            // They start when they have ended.
+            self.hold_lease();
+        }
+        if let Err(trouble) = self.start(&down) {
+            self.voice.say(&Said::Trouble(trouble));
+        }
     }
 
     /// Ends every fault that can be taken back.

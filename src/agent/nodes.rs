@@ -101,6 +101,20 @@ impl Node {
         }
     }
 
+    /// Whether it, or a component of it, was told to end, and has.
+    pub(super) fn held_down(&self) -> bool {
+        self.processes
+            .iter()
+            .any(|process| process.asked && process.pid.is_none())
+    }
+
+    /// Whether it, or a component of it, was told to end, and is about to.
+    pub(super) fn is_ending(&self) -> bool {
+        self.processes
+            .iter()
+            .any(|process| process.asked && process.pid.is_some())
+    }
+
     /// Takes the questions whose processes are gone.
     pub(super) fn answered(&mut self) -> Vec<u64> {
         let awaited = std::mem::take(&mut self.awaited_by);

@@ -304,6 +304,9 @@ impl Supervisor {
         // A process that was there died with its container; how, only the platform knows.
         let exited = self.state.exited(&self.spec.component, (None, None), Vec::new());
         self.happened(exited);
+        if self.is_held_down() {
+            self.hold_lease();
+        }
         if !self.state.held()
             && let Err(trouble) = self.start()
         {
@@ -545,6 +548,7 @@ impl Supervisor {
         // Written before the signal: should the container end with it, the next one knows.
         let saved = self.state.hold(true).and_then(|()| self.state.expect_exit());
         self.kept(saved);
+        self.hold_lease();
         let Some(process) = self.state.running() else {
             return self.answer(from, Ok(Reply::Done));
         };
@@ -713,13 +717,17 @@ impl Supervisor {
     /// Nobody has renewed the lease of the faults: they end.
     fn lease_over(&mut self) {
         self.lease_ends = None;
-        let (links, stresses) = (self.links.shaped(), self.stresses.count());
-        if links == 0 && stresses == 0 && !self.paused {
+        let (links, stresses, down) = (self.links.shaped(), self.stresses.count(), self.is_held_down());
+        if links == 0 && stresses == 0 && !self.paused && !down {
             return;
         }
+        let process = match (down, self.paused) {
+            (true, _) => "is started again",
+            (false, true) => "was resumed",
+            (false, false) => "was left as it is",
+        };
         let seen = format!(
-            "none came; {links} links were cleared, {stresses} processes beside it ended, and the process was {}",
-            if self.paused { "resumed" } else { "not paused" }
+            "none came; {links} links were cleared, {stresses} processes beside it ended, and the process {process}"
         );
         self.stresses.end_all();
         let expected = format!("a renewal of the lease within {}", self.spec.lease);
@@ -730,6 +738,20 @@ impl Supervisor {
             self.let_go_on();
         }
         self.complain(self.trouble("infra/lease-lost", expected, seen));
+        if !down {
+            return;
+        }
+        if self.state.running().is_some() {
+            // It is still about to end.
+            self.hold_lease();
+        } else if let Err(trouble) = self.start() {
+            self.complain(trouble);
+        }
+    }
+
+    /// Whether a process that once ran was told to end and to stay down.
+    fn is_held_down(&self) -> bool {
+        self.state.held() && self.state.generation() > 0
     }
 
     fn look_at_process(&self, from: Asker) {

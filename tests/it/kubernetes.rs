@@ -14,6 +14,7 @@ mod existing;
 mod fail_fast;
 mod image;
 mod killed;
+mod leases;
 mod lost_agent;
 mod machines;
 mod observer;

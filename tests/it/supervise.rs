@@ -655,7 +655,7 @@ async fn a_start_that_fails_at_first_is_told_to_whoever_comes() {
 }
 
 #[tokio::test]
-async fn a_lost_lease_ends_faults_and_no_kill() {
+async fn a_lost_lease_ends_every_fault() {
     let dir = tempfile::tempdir().unwrap();
     let (link, mut spec) = linked(dir.path(), free_port());
     spec.lease = Ms(500);
@@ -694,8 +694,13 @@ async fn a_lost_lease_ends_faults_and_no_kill() {
     drop(client);
     tokio::time::sleep(Duration::from_millis(700)).await;
     let mut client = supervisor.connect(0).await;
-    assert_eq!(client.trouble().await.code, "infra/lease-lost");
-    assert_eq!(client.state().await.2, RunState::Gone);
+    let trouble = client.trouble().await;
+    assert_eq!(trouble.code, "infra/lease-lost");
+    assert!(
+        trouble.seen.contains("1 links") && trouble.seen.contains("started again"),
+        "{trouble}"
+    );
+    client.until_state(RunState::Running).await;
 }
 
 #[tokio::test]

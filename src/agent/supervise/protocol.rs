@@ -103,11 +103,11 @@ pub enum Ask {
     },
     /// Starts the process if it is down.
     Start,
-    /// SIGKILL, and holds it down. Answered when all its processes are gone.
+    /// SIGKILL, and holds it down under the lease. Answered when all its processes are gone.
     Kill,
     /// SIGKILL, and then the supervisor itself ends with code 137, so that the platform starts the container again. Answered before that.
     Crash,
-    /// SIGTERM, SIGKILL after the grace, and holds it down. Answered when all its processes are gone.
+    /// SIGTERM, SIGKILL after the grace, and holds it down under the lease. Answered when all its processes are gone.
     Stop(Ms),
     /// SIGSTOP, under the lease.
     Pause,

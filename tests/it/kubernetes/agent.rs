@@ -23,8 +23,8 @@ use super::runs::{EXE, GONE, LIMIT, Run, four};
 use crate::killed::{end_both, signal};
 
 /// What an agent holds without a renewal, and what the cluster may take besides.
-const LEASE: Duration = Duration::from_secs(10);
-const MORE: Duration = Duration::from_secs(5);
+pub(super) const LEASE: Duration = Duration::from_secs(10);
+pub(super) const MORE: Duration = Duration::from_secs(5);
 /// Where agents listen.
 const PORT: u16 = 20_900;
 

@@ -17,7 +17,7 @@ const LEASE: Duration = Duration::from_secs(10);
 const MORE: Duration = Duration::from_secs(5);
 
 /// The processes of this machine that hold exactly so many bytes beside a program: those of a kind cluster's containers are among them.
-fn holding(bytes: u64) -> Vec<u64> {
+pub(super) fn holding(bytes: u64) -> Vec<u64> {
     let bytes = bytes.to_string();
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let holds = |entry: std::fs::DirEntry| {
@@ -34,7 +34,7 @@ fn holding(bytes: u64) -> Vec<u64> {
 }
 
 /// A number of bytes that no other test has.
-fn some_bytes() -> u64 {
+pub(super) fn some_bytes() -> u64 {
     u64::from((16 << 20) + rand::random_range(0..1_u32 << 20))
 }
 
@@ -126,6 +126,6 @@ async fn after_sigkill_of_trialnet_and_its_guard_the_lease_ends_the_stress() {
 }
 
 /// Limits under which it fits.
-fn limited() -> String {
+pub(super) fn limited() -> String {
     "resources = { memory_limit = \"256Mi\" }\n[limits]\nstart = \"3m\"\nrun = \"15m\"\n".to_owned()
 }
