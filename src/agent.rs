@@ -52,6 +52,9 @@ pub const INSTALL: &str = "supervise-install";
 /// How what is used beside a program is started: what stands before the number of threads, and before the number of bytes.
 pub const STRESS: [&str; 3] = ["stress", "--cpu", "--memory"];
 
+/// What follows where it also fills the folder that it is started in: what stands before how full, in percent, and before the size of its file system.
+pub const FILL: [&str; 2] = ["--fill", "--size"];
+
 /// How an observer in a pod is started: what stands before the path of its [`crate::backend::ObserverFile`].
 pub const OBSERVE: [&str; 2] = ["observe-pod", "--config"];
 

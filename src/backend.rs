@@ -210,6 +210,8 @@ pub struct Stressed {
     pub took: Ms,
     /// How many bytes it holds.
     pub memory: u64,
+    /// How full the file system is that it works in, in percent.
+    pub full: u8,
 }
 
 /// A file of a node as it is.

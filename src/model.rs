@@ -299,9 +299,36 @@ pub enum Start {
 pub enum Persistence {
     /// Data stays when the process is killed or replaced.
     Volume,
+    /// Data stays when the process is killed or replaced, and goes with the pod: volumes are of memory, and of the size that the plan gives them.
+    Memory,
     /// Data goes with the process.
     Ephemeral,
 }
+
+impl Persistence {
+    /// The word of the scenario language.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Volume => "volume",
+            Self::Memory => "memory",
+            Self::Ephemeral => "ephemeral",
+        }
+    }
+
+    /// Whether a node's data goes with its process, or with its pod at the latest.
+    #[must_use]
+    pub const fn is_lost(self, with_pod: bool) -> bool {
+        match self {
+            Self::Volume => false,
+            Self::Memory => with_pod,
+            Self::Ephemeral => true,
+        }
+    }
+}
+
+/// The size of a volume of memory where the plan gives none.
+pub const MEMORY_STORAGE: &str = "64Mi";
 
 /// What a version name stands for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -575,6 +602,8 @@ pub enum FaultKind {
     },
     /// Something beside each program of its targets uses their processors and their memory.
     Stress(Stress),
+    /// The volumes of its targets are full: what they write may fail, and they may end for it.
+    Fill(Fill),
     /// The devnode is told to misbehave.
     Misbehave {
         /// The devnode's own words for it, for example `wrong-hash@12`.
@@ -591,6 +620,18 @@ pub struct Stress {
     pub cpu: u32,
     /// How many bytes are held.
     pub memory: u64,
+    /// How full its first volume is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fill: Option<Fill>,
+}
+
+/// How full a volume is that is a file system of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fill {
+    /// How much of it is used at least, from 1 to 100.
+    pub percent: u8,
+    /// How many bytes it has: one that is larger is not the one that is meant, and is left alone.
+    pub size: u64,
 }
 
 /// How a machine of the cluster fails.
@@ -1026,7 +1067,22 @@ impl FaultKind {
             | Self::Loss { .. }
             | Self::Bandwidth { .. }
             | Self::Stress(_)
+            | Self::Fill(_)
             | Self::Misbehave { .. } => false,
+        }
+    }
+
+    /// What is used beside the programs of its targets, if that is what it does.
+    #[must_use]
+    pub const fn beside(&self) -> Option<Stress> {
+        match *self {
+            Self::Stress(stress) => Some(stress),
+            Self::Fill(fill) => Some(Stress {
+                cpu: 0,
+                memory: 0,
+                fill: Some(fill),
+            }),
+            _ => None,
         }
     }
 
@@ -1090,6 +1146,7 @@ impl FaultKind {
             Self::Loss { .. } => "loss",
             Self::Bandwidth { .. } => "bandwidth",
             Self::Stress(_) => "stress",
+            Self::Fill(_) => "fill",
             Self::Misbehave { .. } => "misbehave",
         }
     }

@@ -277,7 +277,7 @@ impl Supervisor {
         Ok(Self {
             prober: Prober::new(spec.own.clone()),
             log: Log::stdout()?,
-            stresses: Stresses::new(spec.own.clone()),
+            stresses: Stresses::new(spec.own.clone(), spec.volumes.first().cloned()),
             spec,
             state,
             output: None,

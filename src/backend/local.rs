@@ -64,6 +64,10 @@ pub fn capabilities() -> &'static Capabilities {
                 "a process of this machine has no limits of its own, so what is used beside it is taken from all nodes and from trialnet; use pause or delay, or the kubernetes backend",
             ),
             (
+                "fill",
+                "the nodes' homes are folders of this machine's own disk, which would be full for everybody; use the kubernetes backend",
+            ),
+            (
                 "attach",
                 "there are no pods here that could be found; leave attach out, or use the kubernetes backend",
             ),

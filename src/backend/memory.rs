@@ -26,7 +26,7 @@ use super::{
 };
 use crate::agent::lock;
 use crate::model::effects::net_of;
-use crate::model::{BackendKind, Ms, NodeName, Persistence, Plan, Removal, Stress};
+use crate::model::{BackendKind, Ms, NodeName, Plan, Removal, Stress};
 use crate::quorum::{self, Effect, Engine, Forecast};
 use crate::record::{NodeEvent, Record};
 
@@ -518,7 +518,7 @@ impl NodeOps for Memory {
             self.leave_to_platform(node, |node| {
                 node.pods += 1;
                 node.restarts = 0;
-                if persistence == Persistence::Ephemeral {
+                if persistence.is_lost(true) {
                     node.height = 0;
                 }
             })
@@ -730,7 +730,12 @@ impl NodeOps for Memory {
     fn stress<'a>(&'a self, node: &'a str, all: &'a BTreeMap<String, Stress>) -> BoxFuture<'a, Result<(), Trouble>> {
         async move {
             let tamper = self.lock().tamper;
+            let events = self.events.clone();
             self.with(node, |node| {
+                if all.values().any(|stress| stress.fill.is_some()) {
+                    // It cannot write.
+                    node.end(&events, Some(1), false);
+                }
                 if tamper == Tamper::StressForEver {
                     node.stress.extend(all.clone());
                 } else if tamper != Tamper::StressNothing {
@@ -745,11 +750,12 @@ impl NodeOps for Memory {
         async move {
             let stress = self.with(node, |node| node.stress.get(fault).copied())?;
             let took = Ms(100);
-            let seen = stress.map(|Stress { cpu, memory }| Stressed {
+            let seen = stress.map(|Stress { cpu, memory, fill }| Stressed {
                 busy: cpu,
                 used: Ms(took.0 * u64::from(cpu)),
                 took,
                 memory,
+                full: fill.map_or(0, |fill| fill.percent),
             });
             let component = "node".to_owned();
             Ok(vec![StressEvidence { component, seen }])

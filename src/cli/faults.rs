@@ -36,7 +36,7 @@ const SUPERVISOR: [&str; 2] = [
 
 const AGAIN: [&str; 2] = ["as once, at fixed moments from the first effect on"; 2];
 
-const CATALOGUE: [Entry; 16] = [
+const CATALOGUE: [Entry; 17] = [
     Entry {
         step: "kill",
         lacks: None,
@@ -105,6 +105,15 @@ const CATALOGUE: [Entry; 16] = [
             "a process beside each program, in its container and under the limits of that, started by the supervisor; it ends with the supervisor",
         ],
         seen: "the states of its threads, the time that they had a processor, the memory that it holds",
+    },
+    Entry {
+        step: "fill",
+        lacks: Some("fill"),
+        by: [
+            "",
+            "a file without a name in a volume of memory, of a process beside each program that is started by the supervisor and ends with it",
+        ],
+        seen: "how full the file system is, read by another process",
     },
     Entry {
         step: "all these but restart, every = \"6s\", times = 4: a link that flaps, a crash loop",

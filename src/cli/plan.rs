@@ -43,6 +43,7 @@ fn facts(plan: &Plan) -> Vec<[String; 2]> {
     let network = &plan.network;
     let persistence = match network.persistence {
         Persistence::Volume => "data outlives a process",
+        Persistence::Memory => "data goes with the pod",
         Persistence::Ephemeral => "data goes with the process",
     };
     let limits = &plan.limits;

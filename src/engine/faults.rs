@@ -285,7 +285,7 @@ impl Keeper {
         if active.fault.kind.is_of_links() {
             struck = self.shape().await;
         }
-        if let FaultKind::Stress(_) = active.fault.kind {
+        if active.fault.kind.beside().is_some() {
             struck = self.stress(&active.targets).await;
         }
         let look = self.look_for(&active);
@@ -458,10 +458,10 @@ impl Keeper {
                     most: Ms(most.0 * 2),
                 }
             }
-            FaultKind::Stress(stress) => Look::Stressed {
+            FaultKind::Stress(_) | FaultKind::Fill(_) => Look::Stressed {
                 nodes: self.contained(targets),
                 fault: fault.id.clone(),
-                stress: *stress,
+                stress: fault.kind.beside().unwrap_or_default(),
             },
             FaultKind::Misbehave { how, .. } => Look::Misbehaving {
                 targets: targets.clone(),
@@ -658,6 +658,13 @@ impl Keeper {
             | FaultKind::Loss { .. }
             | FaultKind::Bandwidth { .. } => self.shape().await,
             FaultKind::Stress(_) => self.stress(&active.targets).await,
+            FaultKind::Fill(_) => {
+                self.stress(&active.targets).await?;
+                // Who could not write may have ended.
+                let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
+                let raised = active.targets.iter().filter(up).map(|node| self.raise(node));
+                try_join_all(raised).await.map(drop)
+            }
             _ if active.comes_back => Ok(()),
             FaultKind::Drain | FaultKind::Machine(_) => self.ops.restore_machines(&active.fault.id).await,
             FaultKind::Kill | FaultKind::Stop | FaultKind::Remove(_) => {
@@ -740,7 +747,7 @@ impl Keeper {
                 };
                 Back::Links(links, below)
             }
-            FaultKind::Stress(_) => {
+            FaultKind::Stress(_) | FaultKind::Fill(_) => {
                 let up = self.up(&active.targets);
                 Back::Relieved(self.contained(&active.targets), active.fault.id.clone(), up)
             }
@@ -812,7 +819,7 @@ impl Keeper {
                     tracing::debug!("resume before teardown: {trouble:?}");
                 }
             }
-            if let FaultKind::Stress(_) = active.fault.kind {
+            if active.fault.kind.beside().is_some() {
                 let none = BTreeMap::new();
                 for trouble in join_all(active.targets.iter().map(|node| self.ops.stress(node, &none))).await {
                     tracing::debug!("relief before teardown: {trouble:?}");
@@ -1203,10 +1210,7 @@ fn told(on: &[Active], node: &str, ways: &[&str]) -> bool {
 /// What is used beside the programs of a node under these faults: each by itself, so they add up.
 fn stresses(on: &[Active], node: &str) -> BTreeMap<String, Stress> {
     let of_it = |active: &&Active| active.targets.iter().any(|target| target == node);
-    let stress = |active: &Active| match active.fault.kind {
-        FaultKind::Stress(stress) => Some((active.fault.id.clone(), stress)),
-        _ => None,
-    };
+    let stress = |active: &Active| Some((active.fault.id.clone(), active.fault.kind.beside()?));
     on.iter().filter(of_it).filter_map(stress).collect()
 }
 

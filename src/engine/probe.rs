@@ -726,6 +726,7 @@ fn stress_seen(
         used,
         took,
         memory,
+        full,
     } = *seen;
     if busy < asked.cpu {
         return Err(format!("{busy} of {} threads want a processor {beside}", asked.cpu));
@@ -740,10 +741,19 @@ fn stress_seen(
             mebibytes(asked.memory)
         ));
     }
+    if let Some(fill) = asked.fill
+        && full < fill.percent
+    {
+        return Err(format!(
+            "the volume is {full} % full {beside}, {} % asked",
+            fill.percent
+        ));
+    }
     let tenths = used.0 * 10 / took.0.max(1);
     let threads = (asked.cpu > 0).then(|| format!("{busy} threads had {}.{} processors", tenths / 10, tenths % 10));
     let held = (asked.memory > 0).then(|| format!("{} are held", mebibytes(memory)));
-    let words: Vec<_> = threads.into_iter().chain(held).collect();
+    let filled = asked.fill.map(|_| format!("the volume is {full} % full"));
+    let words: Vec<_> = threads.into_iter().chain(held).chain(filled).collect();
     Ok(format!("{} {beside}", words.join(" and ")))
 }
 
@@ -865,12 +875,14 @@ mod tests {
                 seen,
             };
             let asked = Stress {
+                fill: None,
                 cpu: 2,
                 memory: 3 << 20,
             };
             stress_seen("a", &evidence, asked)
         };
         let good = Stressed {
+            full: 0,
             busy: 2,
             used: Ms(390),
             took: Ms(300),

@@ -212,6 +212,7 @@ impl Life {
         match &self.fault.kind {
             // `crash@12`: the height stands after the word. No other misbehaviour excuses a node that dies.
             FaultKind::Misbehave { how, .. } => how.split(['@', '=']).next() == Some("crash"),
+            FaultKind::Fill(_) => true,
             kind => kind.ends_processes(),
         }
     }
@@ -219,7 +220,7 @@ impl Life {
     /// Whether it explains that trialnet ends or starts a process of its targets. One that misbehaves and cannot be told to stop
     /// is started anew.
     pub(super) const fn restarts_processes(&self) -> bool {
-        self.fault.kind.ends_processes() || matches!(self.fault.kind, FaultKind::Misbehave { .. })
+        self.fault.kind.ends_processes() || matches!(self.fault.kind, FaultKind::Misbehave { .. } | FaultKind::Fill(_))
     }
 
     /// Whether it explains that its targets do not answer.
@@ -232,6 +233,7 @@ impl Life {
             | FaultKind::Stop
             | FaultKind::Restart
             | FaultKind::Pause
+            | FaultKind::Fill(_)
             | FaultKind::Misbehave { .. } => true,
             FaultKind::Partition { plane, .. } | FaultKind::Isolate { plane } => matches!(plane, Plane::All),
             FaultKind::Stress(stress) => stress.cpu > 0,
@@ -241,12 +243,14 @@ impl Life {
 
     /// Whether a `start` step ends it for the nodes that it names.
     pub(super) const fn ends_by_start(&self) -> bool {
-        self.restarts_processes() && !self.comes_back && !self.fault.kind.strikes_machines()
+        let held = !matches!(self.fault.kind, FaultKind::Fill(_));
+        self.restarts_processes() && held && !self.comes_back && !self.fault.kind.strikes_machines()
     }
 
-    /// Whether the data of its targets go with a pod, at a moment that only the platform knows.
+    /// Whether the data of its targets go with a pod, at a moment that only the platform knows, or were perhaps never written.
     const fn removes_data(&self) -> bool {
-        self.fault.wipe && matches!(self.fault.kind, FaultKind::Remove(_) | FaultKind::Drain)
+        let with_pod = self.fault.wipe && matches!(self.fault.kind, FaultKind::Remove(_) | FaultKind::Drain);
+        with_pod || matches!(self.fault.kind, FaultKind::Fill(_))
     }
 
     /// Whether it is bound to be taken back, and that has not been seen yet or found impossible, so that recovery could not begin: a timed
@@ -257,8 +261,10 @@ impl Life {
             return false;
         }
         let timed = matches!(self.fault.lasts, Lasts::For(_)) && self.verified.is_some() && self.reverted.is_none();
-        let by_trialnet =
-            matches!(self.fault.kind, FaultKind::Pause | FaultKind::Stress(_)) || self.fault.kind.is_of_links();
+        let by_trialnet = matches!(
+            self.fault.kind,
+            FaultKind::Pause | FaultKind::Stress(_) | FaultKind::Fill(_)
+        ) || self.fault.kind.is_of_links();
         let by_platform = self.comes_back && self.verified.is_some();
         timed || by_platform || (by_trialnet && self.reverted.is_some())
     }
@@ -644,7 +650,7 @@ impl Judge {
         })
     }
 
-    /// Whether a declared removal of the node's pod takes its data along.
+    /// Whether a declared fault explains that data of the node are lost.
     pub(super) fn data_goes(&self, i: usize) -> bool {
         let by = |life: &Life| life.declared() && life.removes_data() && life.targets.contains(&i);
         self.faults.iter().any(by)

@@ -15,6 +15,7 @@ pub fn effect_of(plan: &Plan, fault: &Fault, targets: &[usize]) -> Option<Effect
         | FaultKind::Machine(_)
         | FaultKind::Pause
         | FaultKind::Stop
+        | FaultKind::Fill(_)
         | FaultKind::Restart => Some(Effect::Down(nodes())),
         FaultKind::Partition { sides, .. } => {
             let name = |node: usize| plan.network.nodes.get(node).map(|node| &node.name);

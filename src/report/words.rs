@@ -275,7 +275,8 @@ pub fn fault(fault: &Fault) -> String {
             which(links)
         ),
         FaultKind::Loss { links, percent } => format!("lose {percent} % of the packets of {} each way", which(links)),
-        FaultKind::Stress(Stress { cpu, memory }) => {
+        FaultKind::Fill(fill) => format!("fill the volume of {targets} to {} %", fill.percent),
+        FaultKind::Stress(Stress { cpu, memory, .. }) => {
             let threads = usize::try_from(*cpu).unwrap_or(usize::MAX);
             let threads = (*cpu > 0).then(|| count(threads, "thread"));
             let held = (*memory > 0).then(|| format!("{} of memory", mebibytes(*memory)));

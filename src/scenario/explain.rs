@@ -124,7 +124,7 @@ codes! {
          links as they are, `eu-eu` is for those inside of one. No node is in two regions; one that is in none keeps its links. `jitter` is \
          the same for all. Without `for` they stay so until `heal`, or the end of the run; other delays add up with them.";
     REPEAT = "scenario/repeat", "a fault that cannot be repeated as the file says",
-        "`every` and `times` let kill, stop, pause, partition, isolate, delay, loss, bandwidth and stress strike several times: the first at once, each \
+        "`every` and `times` let kill, stop, pause, partition, isolate, delay, loss, bandwidth, stress and fill strike several times: the first at once, each \
          further one `every` after the effect of the first was seen, twice that, and so on. A `partition` or `isolate` that is repeated is \
          a link that flaps; a repeated `kill` is a crash loop. Each has to end by itself (`for`, `down`, or what the platform brings back), \
          and `every` needs room for that and one second more. The step ends when the first is seen; the others strike beside the \
@@ -135,6 +135,11 @@ codes! {
          container, for as long as the fault is on: `cpu` threads that always want a processor, and `memory` that is held. Both count for the limits of the \
          container (`resources`), so the memory needs a `memory_limit` in which it fits, together with all other stress that may be on: with less, the \
          kernel would end a process, which is what `kill` is for.";
+    FILL = "scenario/fill", "a volume to be filled that has no size of its own, or of which nobody knows whose it is",
+        "`fill = { nodes = [\"validator-0\"], percent = 100, for = \"20s\" }` keeps the first volume of the nodes so full, for as long as the fault is on, by a file \
+         that has no name: whatever becomes of trialnet, its room is free again. Who could not write and ended is started when it is over; one that \
+         stands without having ended needs a `restart`; what it said and could not write is lost then, so its height may go back. The arithmetic counts its nodes as down. The volume needs a size of its own: \
+         `persistence = \"memory\"` with `[backend.kubernetes] storage = \"64Mi\"` makes it of memory, which counts for the `memory_limit` of its containers.";
     CORRUPT = "scenario/corrupt", "damage to files of nodes that may run, or to no file",
         "`corrupt = { nodes = [\"validator-0\"], file = \"data/cs.wal/*\", bytes = 16 }` turns over bits in files of nodes that an earlier \
          `kill` or `stop` holds down until a later `heal` or `start`; which bytes follows from the seed. The path is below the node's first volume, its \

@@ -187,7 +187,7 @@ table! {
             node_image: String,
             /// The storage class of the volumes; left out: the cluster's default.
             storage_class: String,
-            /// The size of each volume, for example "1Gi", which it is if left out.
+            /// The size of each volume, for example "1Gi", which it is if left out. With `persistence = "memory"` that is "64Mi".
             storage: String,
             /// When images are pulled.
             pull_policy: PullPolicy,
@@ -318,6 +318,8 @@ table! {
             bandwidth: Bandwidth,
             /// Uses processors and memory beside the programs of nodes; only on backends where these have limits.
             stress: Stress,
+            /// Fills the volumes of nodes; only on backends where these have a size.
+            fill: Fill,
             /// Damages files of nodes that are held down.
             corrupt: Corrupt,
             /// Ends faults, by their ids.
@@ -728,6 +730,28 @@ table! {
 }
 
 table! {
+    /// Fills the first volume of nodes, which has a size of its own: what they write may fail, and they may end for it. Who has ended is started when it is over.
+    Fill "`fill`" {
+        needs {
+            /// How much of it is used at least, in percent, from 1 to 100.
+            percent: u64,
+        }
+        may {
+            /// Which nodes; left out: all started nodes without a declared fault.
+            nodes: Selectors,
+            /// How many of them, by the seed: "1", "half", "f", "f+1" or "minority".
+            pick: String,
+            /// For how long; left out: until `heal`, or the end of the run.
+            r#for: Time,
+            /// As in `kill`.
+            every: Time,
+            /// As in `kill`.
+            times: u64,
+        }
+    }
+}
+
+table! {
     /// Turns over bits in files of nodes that are held down. Nobody takes that back: a declared loss, after which heights may begin anew.
     Corrupt "`corrupt`" {
         needs {
@@ -1041,6 +1065,8 @@ words! {
     Persistence "persistence" -> model::Persistence {
         /// Data stays when the process is killed or replaced.
         "volume" => model::Persistence::Volume,
+        /// Data stays when the process is killed or replaced, and goes with the pod: volumes of memory, of the size `storage`.
+        "memory" => model::Persistence::Memory,
         /// Data goes with the process.
         "ephemeral" => model::Persistence::Ephemeral,
     } later {}

@@ -5,6 +5,7 @@ mod corrupt;
 pub(super) mod desk;
 mod expect;
 mod faults;
+mod fill;
 mod kubernetes;
 mod network;
 mod regions;

@@ -160,7 +160,12 @@ fn action(plan: &Plan, fault: &Fault) -> Option<String> {
             let (whom, rate) = (slowed(plan, fault.targets.nodes(), links)?, bits(*rate));
             format!("bandwidth = {{ {whom}, rate = \"{rate}\"{} }}", lasts("for"))
         }
-        FaultKind::Stress(Stress { cpu, memory }) => {
+        FaultKind::Fill(fill) => format!(
+            "fill = {{ nodes = {nodes}, percent = {}{} }}",
+            fill.percent,
+            lasts("for")
+        ),
+        FaultKind::Stress(Stress { cpu, memory, .. }) => {
             let said = |name: &str, value: u64, quote: &str| match value {
                 0 => String::new(),
                 _ => format!(", {name} = {quote}{value}{quote}"),

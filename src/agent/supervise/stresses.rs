@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
 use crate::agent::table::{self, Proc};
-use crate::agent::{COMPONENT_VARIABLE, NODE_VARIABLE, RUN_VARIABLE, STRESS, nodes};
+use crate::agent::{COMPONENT_VARIABLE, FILL, NODE_VARIABLE, RUN_VARIABLE, STRESS, nodes};
 use crate::model::Stress;
 
 /// The processes that stress.
@@ -16,6 +16,8 @@ use crate::model::Stress;
 pub(super) struct Stresses {
     /// The command that runs trialnet itself.
     own: Vec<String>,
+    /// What they fill.
+    volume: Option<PathBuf>,
     /// Those that run, by fault.
     on: BTreeMap<String, (Stress, Proc)>,
     /// The last one of each fault.
@@ -25,9 +27,10 @@ pub(super) struct Stresses {
 }
 
 impl Stresses {
-    pub(super) fn new(own: Vec<String>) -> Self {
+    pub(super) fn new(own: Vec<String>, volume: Option<PathBuf>) -> Self {
         Self {
             own,
+            volume,
             on: BTreeMap::new(),
             last: BTreeMap::new(),
             pids: BTreeSet::new(),
@@ -59,13 +62,21 @@ impl Stresses {
         }
     }
 
-    fn start(&mut self, Stress { cpu, memory }: Stress) -> io::Result<Proc> {
+    fn start(&mut self, Stress { cpu, memory, fill }: Stress) -> io::Result<Proc> {
         let (exe, first) = self.own.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let [word, threads, bytes] = STRESS.map(str::to_owned);
-        let told = [word, threads, cpu.to_string(), bytes, memory.to_string()];
+        let mut told = vec![word, threads, cpu.to_string(), bytes, memory.to_string()];
+        if let Some(fill) = fill {
+            let [percent, size] = FILL.map(str::to_owned);
+            told.extend([percent, fill.percent.to_string(), size, fill.size.to_string()]);
+        }
         let args = [first, &told].concat();
+        let mut command = nodes::through_shim(Path::new(exe), first, Path::new(exe), &args);
+        if fill.is_some() {
+            command.current_dir(self.volume.as_ref().ok_or(io::ErrorKind::NotFound)?);
+        }
         // Dropped without a wait: whatever ends is reaped by the loop.
-        let child = nodes::through_shim(Path::new(exe), first, Path::new(exe), &args)
+        let child = command
             .env_remove(RUN_VARIABLE)
             .env_remove(NODE_VARIABLE)
             .env_remove(COMPONENT_VARIABLE)

@@ -1,4 +1,4 @@
-//! What a process uses, as the kernel says it: proc_pid_stat(5), proc_pid_task(5) and proc_pid_status(5).
+//! What a process uses, as the kernel says it: proc_pid_stat(5), proc_pid_task(5), proc_pid_status(5) and statvfs(3).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,13 +20,24 @@ pub(super) async fn look(proc: Proc) -> Option<Stressed> {
     let (busy, after) = (busy.min(self::busy(proc.pid)), ticks(proc.pid)?);
     let took = begun.elapsed();
     let memory = held(&read(proc.pid, "status")?)?;
+    let full = full(Path::new(&format!("/proc/{}/cwd", proc.pid)));
     // Last, so that all of this was about this very process.
     (proc.state() == RunState::Running).then_some(Stressed {
         busy,
         used: Ms(after.saturating_sub(before) * TICK),
         took: took.into(),
         memory,
+        full,
     })
+}
+
+/// How full the file system of a folder is, in percent, rounded down.
+fn full(folder: &Path) -> u8 {
+    let Ok(seen) = nix::sys::statvfs::statvfs(folder) else {
+        return 0;
+    };
+    let used = seen.blocks().saturating_sub(seen.blocks_available());
+    u8::try_from(used * 100 / seen.blocks().max(1)).unwrap_or(100)
 }
 
 fn read(pid: u32, file: &str) -> Option<String> {

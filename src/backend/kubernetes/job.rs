@@ -19,7 +19,7 @@ use super::watch::{Pods, State, TAIL, Terminated, verdict};
 use super::{Kubernetes, Shared, Site};
 use crate::agent::trouble;
 use crate::backend::{Job, JobOutput, Program, Trouble};
-use crate::model::{Ms, Persistence};
+use crate::model::Ms;
 
 /// How long a new namespace may be without what its controllers put there.
 const NEW: Duration = Duration::from_secs(10);
@@ -38,11 +38,11 @@ pub(super) struct Jobs {
 impl Kubernetes {
     pub(super) async fn do_run_job(&self, job: &Job) -> Result<JobOutput, Trouble> {
         let site = self.site().await?;
-        if self.shared.options.persistence == Persistence::Ephemeral && !job.volumes.is_empty() {
+        if self.shared.options.persistence.is_lost(true) && !job.volumes.is_empty() {
             return Err(trouble(
                 "infra/render",
                 format!("a volume that keeps what the job {} leaves in it", job.name),
-                "persistence is \"ephemeral\": such a volume goes with the job's pod; use \"volume\"",
+                "such a volume goes with the job's pod; use `persistence = \"volume\"`",
             ));
         }
         let options = self.shared.prepare(site, job).await?;

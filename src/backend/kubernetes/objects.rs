@@ -420,7 +420,7 @@ pub fn quota(specs: &[NodeSpec], options: &Options) -> Result<Object, Trouble> {
     }
     let claims: usize = match options.persistence {
         Persistence::Volume => specs.iter().map(|spec| spec.volumes.len()).sum(),
-        Persistence::Ephemeral => 0,
+        Persistence::Memory | Persistence::Ephemeral => 0,
     };
     let size = options.settings.storage.as_deref().unwrap_or(STORAGE);
     let storage = quantity::parse(size).ok_or_else(|| no_quantity(None, "storage", size))?;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{A_DAY, Check, Here};
-use crate::model::{Action, Chaos, Fault, FaultKind, Lasts, Ms, Persistence, Targets, Timed};
+use crate::model::{Action, Chaos, Fault, FaultKind, Lasts, Ms, Targets, Timed};
 use crate::scenario::chaos::{self, Budget, Draw, Kind};
 use crate::scenario::diag::Problem;
 use crate::scenario::explain as code;
@@ -208,7 +208,7 @@ impl Check<'_> {
             return None;
         }
         let loses = |kind: &Kind| matches!(kind, Kind::Kill | Kind::Stop | Kind::Restart);
-        let ephemeral = self.plan.network.persistence == Persistence::Ephemeral;
+        let ephemeral = self.plan.network.persistence.is_lost(false);
         if ephemeral && weighted.iter().any(|(kind, _)| loses(kind)) {
             let message = "kill, stop and restart take the nodes' data with them, since persistence is \"ephemeral\"";
             let help = "use `persistence = \"volume\"`, or kinds that leave the processes alone: pause, isolate, partition, delay";

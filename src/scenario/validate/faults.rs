@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Check, Here};
-use crate::model::{
-    Action, ChainKind, Fault, FaultKind, Keys, Lasts, Ms, NodeName, Persistence, Plane, Removal, Targets,
-};
+use crate::model::{Action, ChainKind, Fault, FaultKind, Keys, Lasts, Ms, NodeName, Plane, Removal, Targets};
 use crate::scenario::diag::{Problem, did_you_mean, list};
 use crate::scenario::explain as code;
 use crate::scenario::misbehave;
@@ -257,7 +255,6 @@ impl Check<'_> {
         losing: &Losing<'_>,
     ) -> Option<bool> {
         let network = &self.plan.network;
-        let ephemeral = network.persistence == Persistence::Ephemeral;
         let wipe = losing.wipe.filter(|wipe| wipe.value);
         let validators: Vec<&str> = targets
             .nodes()
@@ -269,6 +266,8 @@ impl Check<'_> {
         let meant = losing.unsafe_double_sign.is_some_and(|meant| meant.value);
         let left_to_platform = *kind == FaultKind::Kill && lasts == Lasts::Platform;
         let removed = matches!(kind, FaultKind::Remove(_) | FaultKind::Drain);
+        let kept = network.persistence;
+        let ephemeral = kept.is_lost(removed || matches!(kind, FaultKind::Machine(_)));
         let at = wipe.map_or(&here.key, |wipe| &wipe.key);
         let (message, help) = match wipe {
             _ if left_to_platform && (ephemeral || wipe.is_some()) => (
@@ -281,8 +280,9 @@ impl Check<'_> {
             ),
             None if ephemeral => (
                 format!(
-                    "`{}` takes the nodes' data with it, since persistence is \"ephemeral\", and the step does not say so",
-                    here.word
+                    "`{}` takes the nodes' data with it, since persistence is \"{}\", and the step does not say so",
+                    here.word,
+                    kept.word()
                 ),
                 "add `wipe = true`, or use `persistence = \"volume\"`",
             ),
@@ -938,6 +938,7 @@ impl Check<'_> {
             | FaultKind::Machine(_)
             | FaultKind::Pause
             | FaultKind::Stop
+            | FaultKind::Fill(_)
             | FaultKind::Isolate { .. }
             | FaultKind::Misbehave { .. } => struck.clone(),
         }

@@ -180,8 +180,9 @@ impl Check<'_> {
             self.problems.push(problem);
             return;
         }
-        if made.0 == Keys::InPlace && self.plan.network.persistence == Persistence::Ephemeral {
-            let message = "keys that are made in place need volumes that last, and persistence is \"ephemeral\"";
+        if made.0 == Keys::InPlace && self.plan.network.persistence.is_lost(true) {
+            let kept = self.plan.network.persistence.word();
+            let message = format!("keys that are made in place need volumes that last, and persistence is \"{kept}\"");
             let problem = Problem::new(code::KEYS_LOST, &made.at, message)
                 .label("the only copy goes with the job that makes it")
                 .help("use `persistence = \"volume\"`, or leave `keys` out: then they follow from the seed");

@@ -11,7 +11,7 @@ use crate::scenario::raw::{self, At, Named, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The actions of the language.
-pub(super) const ACTIONS: [&str; 21] = [
+pub(super) const ACTIONS: [&str; 22] = [
     "kill",
     "pause",
     "stop",
@@ -23,6 +23,7 @@ pub(super) const ACTIONS: [&str; 21] = [
     "loss",
     "bandwidth",
     "stress",
+    "fill",
     "drain",
     "machine",
     "corrupt",
@@ -36,7 +37,7 @@ pub(super) const ACTIONS: [&str; 21] = [
 ];
 
 /// Actions that are faults.
-const FAULTS: [&str; 13] = [
+const FAULTS: [&str; 14] = [
     "kill",
     "pause",
     "stop",
@@ -47,6 +48,7 @@ const FAULTS: [&str; 13] = [
     "loss",
     "bandwidth",
     "stress",
+    "fill",
     "drain",
     "machine",
     "misbehave",
@@ -330,6 +332,7 @@ impl Check<'_> {
             loss,
             bandwidth,
             stress,
+            fill,
             corrupt,
             heal,
             wait,
@@ -367,6 +370,8 @@ impl Check<'_> {
             self.bound(here, bandwidth)
         } else if let Some(stress) = stress {
             self.stress(here, stress)
+        } else if let Some(fill) = fill {
+            self.fill(here, fill)
         } else if let Some(corrupt) = corrupt {
             self.corrupt(here, corrupt)
         } else if let Some(start) = start {

@@ -65,6 +65,7 @@ impl Check<'_> {
                 .and_then(|threads| u32::try_from(threads).ok())
                 .unwrap_or_default(),
             memory: bytes(held.unwrap_or_default()),
+            fill: None,
         };
         // What cannot be read was complained about.
         if stress == Stress::default() {
@@ -138,7 +139,7 @@ impl Check<'_> {
     clippy::cast_sign_loss,
     reason = "a checked quantity is positive and far below 2^63"
 )]
-fn bytes(quantity: f64) -> u64 {
+pub(super) fn bytes(quantity: f64) -> u64 {
     quantity.ceil() as u64
 }
 

@@ -8,7 +8,11 @@ use super::*;
 fn stress(id: &str, cpu: u32, memory: u64, targets: &[&str]) -> Action {
     fault(
         id,
-        FaultKind::Stress(Stress { cpu, memory }),
+        FaultKind::Stress(Stress {
+            cpu,
+            memory,
+            fill: None,
+        }),
         targets,
         Lasts::UntilHealed,
     )
@@ -110,4 +114,35 @@ async fn stress_that_cannot_be_ended_is_infrastructure() {
     let ended = run(plan(steps), Tamper::StressForEver).await;
     ended.verdict(Verdict::Infrastructure);
     assert_eq!(ended.codes()[0].0, "infra/revert-failed");
+}
+
+#[tokio::test]
+async fn who_ends_for_a_full_volume_is_started_when_there_is_room_again() {
+    let full = |nodes: &[&str]| {
+        let fill = Fill {
+            percent: 100,
+            size: 64 << 20,
+        };
+        fault("full", FaultKind::Fill(fill), nodes, Lasts::UntilHealed)
+    };
+    let recovery = expect(What::Recovery { of: "full".to_owned() }, Window::Within(Ms::secs(10)));
+    let steps = vec![
+        ("full", full(&["validator-0"])),
+        ("", progress(3)),
+        ("", heal("full")),
+        ("", recovery),
+    ];
+    let ended = run(plan(steps), Tamper::None).await;
+    ended.verdict(Verdict::Passed);
+    assert_eq!(ended.states("full"), WHOLE_LIFE);
+    assert_eq!(
+        ended.verified()[0],
+        "the volume is 100 % full beside node of validator-0"
+    );
+    let exited = |stamped: &Stamped| match &stamped.record {
+        Record::Node { node, event } => matches!(event, NodeEvent::Exited { asked: false, .. }).then(|| node.clone()),
+        _ => None,
+    };
+    let gone: BTreeSet<_> = ended.records.iter().filter_map(exited).collect();
+    assert_eq!(gone, BTreeSet::from(["validator-0".to_owned()]), "nobody asked it to");
 }

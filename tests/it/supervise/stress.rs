@@ -1,7 +1,7 @@
 //! What a supervisor uses beside its program.
 
 use trialnet::backend::Stressed;
-use trialnet::model::Stress;
+use trialnet::model::{Fill, Stress};
 
 use super::*;
 
@@ -10,7 +10,7 @@ const MEBI: u64 = 1 << 20;
 fn busy(threads: u32) -> Stress {
     Stress {
         cpu: threads,
-        memory: 0,
+        ..Stress::default()
     }
 }
 
@@ -43,8 +43,8 @@ async fn stress_is_beside_the_program_and_adds_up() {
     let mut client = supervisor.connect(0).await;
     client.started().await;
     let full = Stress {
-        cpu: 0,
         memory: 64 * MEBI,
+        ..Stress::default()
     };
     client.done(all(&[("busy", busy(2)), ("full", full)])).await;
     until_true("two threads want a processor", async || {
@@ -106,6 +106,30 @@ async fn stress_ends_with_its_lease() {
     until_true("it is gone", async || seen(&mut client, "busy").await.is_none()).await;
     assert!(client.troubles.is_empty(), "heeded and said again");
     assert_eq!(processes(&supervisor), [0_u32; 0]);
+}
+
+#[tokio::test]
+async fn a_volume_that_is_larger_than_was_said_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let supervisor = Supervisor::start(dir.path(), spec(dir.path(), &["home"]));
+    let mut client = supervisor.connect(0).await;
+    let fill = |size| Stress {
+        fill: Some(Fill { percent: 1, size }),
+        ..Stress::default()
+    };
+    // Somebody's disk: nothing is written, and it is said that this fault is not on.
+    client.done(all(&[("full", fill(MEBI))])).await;
+    let trouble = client.trouble().await;
+    assert_eq!(trouble.code, "infra/stress-ended");
+    assert_eq!(seen(&mut client, "full").await, None);
+    // As large as was said, and more than one percent of it is used already.
+    client.done(all(&[("full", fill(u64::MAX / 2))])).await;
+    until_true("it is looked at", async || {
+        seen(&mut client, "full").await.is_some_and(|seen| seen.full >= 1)
+    })
+    .await;
+    client.done(all(&[])).await;
+    until_true("it is gone", async || seen(&mut client, "full").await.is_none()).await;
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::backend::kubernetes::machines::HOSTNAME;
 use crate::backend::{Addresses, Component, NodeSpec, Trouble};
-use crate::model::{Persistence, PullPolicy};
+use crate::model::{MEMORY_STORAGE, Persistence, PullPolicy};
 
 /// The init container that brings trialnet into images that are not its own.
 pub(super) const INSTALL: &str = "install";
@@ -335,8 +335,11 @@ fn volumes(spec: &NodeSpec, mounted: &Mounted, options: &Options, foreign: bool)
             ..Volume::default()
         });
     }
-    if options.persistence == Persistence::Ephemeral {
-        volumes.extend(spec.volumes.iter().map(|volume| empty(volume)));
+    match options.persistence {
+        // Claims of the StatefulSet.
+        Persistence::Volume => {}
+        Persistence::Memory => volumes.extend(spec.volumes.iter().map(|volume| of_memory(volume, options))),
+        Persistence::Ephemeral => volumes.extend(spec.volumes.iter().map(|volume| empty(volume))),
     }
     volumes
 }
@@ -346,6 +349,17 @@ pub(super) fn empty(name: &str) -> Volume {
         name: name.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource::default()),
         ..Volume::default()
+    }
+}
+
+fn of_memory(name: &str, options: &Options) -> Volume {
+    let size = options.settings.storage.as_deref().unwrap_or(MEMORY_STORAGE);
+    Volume {
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: Some("Memory".to_owned()),
+            size_limit: Some(Quantity(size.to_owned())),
+        }),
+        ..empty(name)
     }
 }
 

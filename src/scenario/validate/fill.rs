@@ -1,0 +1,78 @@
+//! `fill`: how full the volumes of nodes are, and whether they have a size of their own.
+
+use super::faults::plain;
+use super::kubernetes::quantity;
+use super::stress::bytes;
+use super::{Check, Here};
+use crate::model::{Action, FaultKind, Fill, MEMORY_STORAGE, Persistence, Targets};
+use crate::scenario::diag::Problem;
+use crate::scenario::explain as code;
+use crate::scenario::raw::{self, At};
+
+impl Check<'_> {
+    pub(super) fn fill(&mut self, here: &Here, fill: &At<raw::Fill>) -> Option<Action> {
+        let raw::Fill {
+            nodes,
+            pick,
+            percent,
+            r#for: lasts,
+            every,
+            times,
+            table: _,
+        } = &fill.value;
+        if self.options.capabilities.lacks.contains_key("fill") {
+            self.not_offered("fill", &here.key);
+            return None;
+        }
+        let lasts = self.until(lasts.as_ref());
+        let percent = self.number(percent.as_ref(), "percent", 1, 100)?;
+        let targets = self.targets(here, nodes.as_ref(), pick.as_ref())?;
+        if let Targets::Leader { .. } = targets {
+            let at = pick.as_ref().map_or(&here.key, |pick| &pick.at);
+            let help = "pick by number, or name the nodes";
+            return self.odd_fill(
+                at,
+                "whose volume is full has to be known beforehand",
+                "not the leader",
+                help,
+            );
+        }
+        let size = self.bounded(here, &targets)?;
+        let fill = Fill {
+            percent: u8::try_from(percent).unwrap_or(100),
+            size,
+        };
+        let fault = plain(here, FaultKind::Fill(fill), targets, lasts?);
+        self.planned(here, (every.as_ref(), times.as_ref()), fault)
+    }
+
+    /// The size of the nodes' volumes, where that is theirs alone and the memory of their containers does for it.
+    fn bounded(&mut self, here: &Here, targets: &Targets) -> Option<u64> {
+        if self.plan.network.persistence != Persistence::Memory {
+            let message = "a volume may be a folder of the machine's own disk, which would be full for everybody";
+            let help = "use `persistence = \"memory\"`: then each volume is of memory, and of the size `storage` of `[backend.kubernetes]`";
+            return self.odd_fill(&here.key, message, "not a volume of a size of its own", help);
+        }
+        let size = quantity(self.plan.kubernetes.storage.as_deref().unwrap_or(MEMORY_STORAGE))?;
+        let nodes = &self.plan.network.nodes;
+        let small = nodes.iter().find_map(|node| {
+            let limit = node.resources.memory_limit.as_deref()?;
+            let struck = targets.nodes().contains(&node.name);
+            (struck && quantity(limit)? <= size).then(|| (node.name.clone(), limit.to_owned()))
+        });
+        if let Some((name, limit)) = small {
+            let message = format!(
+                "what is in the volume counts for the memory of the container, and {name} has a `memory_limit` of {limit}"
+            );
+            let help = "raise `memory_limit` well above `storage`";
+            return self.odd_fill(&here.key, &message, "would end for want of memory", help);
+        }
+        Some(bytes(size))
+    }
+
+    fn odd_fill<T>(&mut self, at: &std::ops::Range<usize>, message: &str, label: &str, help: &str) -> Option<T> {
+        let problem = Problem::new(code::FILL, at, message).label(label).help(help);
+        self.problems.push(problem);
+        None
+    }
+}
