@@ -23,6 +23,8 @@ struct Case {
     end: End,
     /// At most so many milliseconds may be ours until it is verified: on this machine, in a cluster.
     reach: Option<(u64, u64)>,
+    /// Whether the nodes need volumes of memory.
+    memory: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,7 @@ const fn healed(name: &'static str, entry: &'static str, step: &'static str) -> 
         entry,
         end: End::Heal,
         reach: None,
+        memory: false,
     }
 }
 
@@ -109,6 +112,14 @@ const CASES: &[Case] = &[
         "stress",
         r#"stress = { nodes = ["validator-3"], cpu = 1, memory = "64Mi" }"#,
     ),
+    Case {
+        memory: true,
+        ..healed(
+            "a full disk",
+            "fill",
+            r#"fill = { nodes = ["validator-3"], percent = 100 }"#,
+        )
+    },
 ];
 
 /// Prints the tables of both backends, and writes them to a file where one is named. Without a cluster that half is left out.
@@ -140,19 +151,22 @@ fn backend(backend: &str, repeats: usize) -> Result<String, String> {
             .map(|(_, by)| by.clone())
     };
     let offered: Vec<&Case> = CASES.iter().filter(|case| matches!(by(case), Some(Some(_)))).collect();
-    let lives = lives(backend, &offered, repeats)?;
+    let (memory, volume): (Vec<&Case>, Vec<&Case>) = offered.iter().copied().partition(|case| case.memory);
+    let mut lives = Vec::new();
+    for (cases, persistence) in [(volume, "volume"), (memory, "memory")] {
+        if !cases.is_empty() {
+            lives.extend(self::lives(backend, &cases, persistence, repeats)?);
+        }
+    }
     let mut text = format!(
         "\n## On the {backend} backend\n\n\
          | fault | done by | seen by a probe | asked → injected | → verified | of it watched | by trialnet | heal → reverted | → seen to be gone |\n\
          |---|---|---|--:|--:|--:|--:|--:|--:|\n"
     );
-    for (at, case) in offered.iter().enumerate() {
+    for case in &offered {
         let by = by(case).flatten().unwrap_or_default();
-        let of: Vec<&Life> = lives
-            .iter()
-            .filter(|(index, _)| *index == at)
-            .map(|(_, life)| life)
-            .collect();
+        let of = lives.iter().filter(|(name, _)| *name == case.name);
+        let of: Vec<&Life> = of.map(|(_, life)| life).collect();
         let time = |value: fn(&Life) -> Option<u64>| {
             let times: Vec<u64> = of.iter().filter_map(|life| value(life)).collect();
             if times.is_empty() {
@@ -216,10 +230,15 @@ struct Life {
     seen: String,
 }
 
-/// Runs all cases in turn, so that each repetition sees the same machine; the lives of their faults, each with the index of its case.
-fn lives(backend: &str, cases: &[&Case], repeats: usize) -> Result<Vec<(usize, Life)>, String> {
+/// Runs all cases in turn, so that each repetition sees the same machine; the lives of their faults, each with the name of its case.
+fn lives(
+    backend: &str,
+    cases: &[&Case],
+    persistence: &str,
+    repeats: usize,
+) -> Result<Vec<(&'static str, Life)>, String> {
     let place = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let (mut child, records) = start(&scenario(cases, repeats), place.path(), backend)?;
+    let (mut child, records) = start(&scenario(cases, persistence, repeats), place.path(), backend)?;
     let status = child.wait().map_err(|error| error.to_string())?;
     let text = fs::read_to_string(&records).map_err(|error| format!("{}: {error}", records.display()))?;
     if !status.success() {
@@ -237,11 +256,12 @@ fn lives(backend: &str, cases: &[&Case], repeats: usize) -> Result<Vec<(usize, L
 }
 
 /// The steps: each case, its end, and the network as it was.
-fn scenario(cases: &[&Case], repeats: usize) -> String {
-    let mut text = String::from(
+fn scenario(cases: &[&Case], persistence: &str, repeats: usize) -> String {
+    let mut text = format!(
         "format = 1\nname = \"bench-faults\"\n[limits]\nrun = \"15m\"\n[network]\nchain = \"devnode\"\nblock_time = \"200ms\"\n\
-         [network.groups.validator]\nrole = \"validator\"\ncount = 4\nresources = { memory_limit = \"512Mi\" }\n\
-         [[steps]]\nexpect.height = { nodes = [\"all\"], at_least = 3, within = \"60s\" }\n",
+         persistence = \"{persistence}\"\n\
+         [network.groups.validator]\nrole = \"validator\"\ncount = 4\nresources = {{ memory_limit = \"512Mi\" }}\n\
+         [[steps]]\nexpect.height = {{ nodes = [\"all\"], at_least = 3, within = \"60s\" }}\n",
     );
     for turn in 0..repeats {
         for (at, case) in cases.iter().enumerate() {
@@ -260,7 +280,7 @@ fn scenario(cases: &[&Case], repeats: usize) -> String {
 }
 
 /// The lives of the faults of [`scenario`] from the records of its run.
-fn read(records: &str, cases: &[&Case]) -> Vec<(usize, Life)> {
+fn read(records: &str, cases: &[&Case]) -> Vec<(&'static str, Life)> {
     let mut began = 0;
     // When the step of each state began, when it came, and what it said.
     let mut states: BTreeMap<(String, String), (u64, u64, String)> = BTreeMap::new();
@@ -287,7 +307,8 @@ fn read(records: &str, cases: &[&Case]) -> Vec<(usize, Life)> {
         let state = |state: &str| states.get(&(id.clone(), state.to_owned()));
         let (asked, injected, _) = state("injected")?;
         let (_, verified, seen) = state("verified")?;
-        let healed = cases.get(index)?.end == End::Heal;
+        let case = cases.get(index)?;
+        let healed = case.end == End::Heal;
         let reverted = state("reverted").filter(|_| healed);
         let gone = state("revert-verified").filter(|_| healed);
         let life = Life {
@@ -299,7 +320,7 @@ fn read(records: &str, cases: &[&Case]) -> Vec<(usize, Life)> {
                 .map(|((_, before, _), (_, at, _))| at.saturating_sub(*before)),
             seen: seen.clone(),
         };
-        Some((index, life))
+        Some((case.name, life))
     };
     order.iter().filter_map(life).collect()
 }
@@ -331,9 +352,10 @@ mod tests {
             {"at":750,"record":{"fault":{"id":"f0-0","state":"revert-verified","targets":[],"detail":"bytes"}}}"#;
         let cut = CASES.iter().find(|case| case.name.starts_with("partition")).unwrap();
         let lives = read(records, &[cut]);
-        let [(0, life)] = lives.as_slice() else {
+        let [(name, life)] = lives.as_slice() else {
             panic!("{lives:?}")
         };
+        assert_eq!(*name, cut.name);
         assert_eq!((life.injected, life.verified), (20, 520));
         assert_eq!((life.reverted, life.gone), (Some(20), Some(30)));
         assert_eq!(watched(&life.seen), 500);
