@@ -602,7 +602,7 @@ pub enum FaultKind {
     },
     /// Something beside each program of its targets uses their processors and their memory.
     Stress(Stress),
-    /// The volumes of its targets are full: what they write may fail, and they may end for it.
+    /// The volumes of its targets are so full. Where there is no room at all, they may end for it.
     Fill(Fill),
     /// The devnode is told to misbehave.
     Misbehave {
@@ -632,6 +632,14 @@ pub struct Fill {
     pub percent: u8,
     /// How many bytes it has: one that is larger is not the one that is meant, and is left alone.
     pub size: u64,
+}
+
+impl Fill {
+    /// Whether there is no room at all, so that a node may end for it. With less it is expected to go on.
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        self.percent >= 100
+    }
 }
 
 /// How a machine of the cluster fails.

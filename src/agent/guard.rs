@@ -652,7 +652,7 @@ impl Guard {
             .filter(|node| node.paused)
             .map(|node| node.def.name.as_str())
             .collect();
-        let down = self.nodes.values().filter(|node| node.held_down());
+        let down = self.nodes.values().filter(|node| node.was_ended());
         let down: Vec<String> = down.map(|node| node.def.name.clone()).collect();
         if links == 0 && paused.is_empty() && down.is_empty() {
             return;
@@ -677,8 +677,11 @@ impl Guard {
             // They start when they have ended.
             self.hold_lease();
         }
-        if let Err(trouble) = self.start(&down) {
-            self.voice.say(&Said::Trouble(trouble));
+        // One that cannot be started keeps no other from it.
+        for name in down {
+            if let Err(trouble) = self.start(&[name]) {
+                self.voice.say(&Said::Trouble(trouble));
+            }
         }
     }
 

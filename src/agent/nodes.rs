@@ -102,7 +102,7 @@ impl Node {
     }
 
     /// Whether it, or a component of it, was told to end, and has.
-    pub(super) fn held_down(&self) -> bool {
+    pub(super) fn was_ended(&self) -> bool {
         self.processes
             .iter()
             .any(|process| process.asked && process.pid.is_none())

@@ -248,6 +248,8 @@ struct Supervisor {
     paused: bool,
     /// When faults revert; `None`: they have, or none was ever held.
     lease_ends: Option<Instant>,
+    /// The lease was over and the process could not be started.
+    owes_start: bool,
     connections: BTreeMap<u64, Connection>,
     /// Who is answered when all processes are gone.
     awaited_by: Vec<Asker>,
@@ -284,6 +286,7 @@ impl Supervisor {
             links,
             paused: false,
             lease_ends: None,
+            owes_start: false,
             connections: BTreeMap::new(),
             awaited_by: Vec::new(),
             unheeded: VecDeque::new(),
@@ -470,6 +473,7 @@ impl Supervisor {
         self.happened(Some(started));
         let released = self.state.hold(false);
         self.kept(released);
+        self.owes_start = false;
         Ok(())
     }
 
@@ -717,7 +721,10 @@ impl Supervisor {
     /// Nobody has renewed the lease of the faults: they end.
     fn lease_over(&mut self) {
         self.lease_ends = None;
-        let (links, stresses, down) = (self.links.shaped(), self.stresses.count(), self.is_held_down());
+        let full = self.stresses.fills() && self.state.generation() > 0 && self.state.running().is_none();
+        // Down by order, or for want of room.
+        let down = self.is_held_down() || full || self.owes_start;
+        let (links, stresses) = (self.links.shaped(), self.stresses.count());
         if links == 0 && stresses == 0 && !self.paused && !down {
             return;
         }
@@ -741,11 +748,10 @@ impl Supervisor {
         if !down {
             return;
         }
-        if self.state.running().is_some() {
-            // It is still about to end.
+        // One that is still about to end, or cannot start yet, is looked at again.
+        self.owes_start = self.state.running().is_some() || self.start().is_err();
+        if self.owes_start {
             self.hold_lease();
-        } else if let Err(trouble) = self.start() {
-            self.complain(trouble);
         }
     }
 

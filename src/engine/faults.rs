@@ -657,14 +657,7 @@ impl Keeper {
             | FaultKind::Delay { .. }
             | FaultKind::Loss { .. }
             | FaultKind::Bandwidth { .. } => self.shape().await,
-            FaultKind::Stress(_) => self.stress(&active.targets).await,
-            FaultKind::Fill(_) => {
-                self.stress(&active.targets).await?;
-                // Who could not write may have ended.
-                let up = |node: &&NodeName| want(&self.on, &self.present, node) == Want::Running;
-                let raised = active.targets.iter().filter(up).map(|node| self.raise(node));
-                try_join_all(raised).await.map(drop)
-            }
+            FaultKind::Stress(_) | FaultKind::Fill(_) => self.stress(&active.targets).await,
             _ if active.comes_back => Ok(()),
             FaultKind::Drain | FaultKind::Machine(_) => self.ops.restore_machines(&active.fault.id).await,
             FaultKind::Kill | FaultKind::Stop | FaultKind::Remove(_) => {
@@ -747,9 +740,13 @@ impl Keeper {
                 };
                 Back::Links(links, below)
             }
-            FaultKind::Stress(_) | FaultKind::Fill(_) => {
+            FaultKind::Stress(_) => {
                 let up = self.up(&active.targets);
                 Back::Relieved(self.contained(&active.targets), active.fault.id.clone(), up)
+            }
+            FaultKind::Fill(_) => {
+                let up = self.up(&active.targets);
+                Back::Emptied(self.contained(&active.targets), active.fault.id.clone(), up)
             }
             FaultKind::Pause => Back::Resumed(self.up(&active.targets)),
             _ if active.comes_back && active.fault.component.is_some() => Back::Returned(self.up(&active.targets)),
@@ -880,7 +877,9 @@ impl Keeper {
     /// The nodes that run and answer.
     fn up(&self, nodes: &[NodeName]) -> Vec<NodeName> {
         let up = |node: &&NodeName| {
-            want(&self.on, &self.present, node) == Want::Running && !told(&self.on, node, &["crash", "hang"])
+            want(&self.on, &self.present, node) == Want::Running
+                && !told(&self.on, node, &["crash", "hang"])
+                && !has_no_room(&self.on, node)
         };
         nodes.iter().filter(up).cloned().collect()
     }
@@ -898,7 +897,11 @@ impl Keeper {
 
     /// Links whose ends are both up, so that bytes could pass.
     fn live(&self, links: Vec<LinkId>) -> Vec<LinkId> {
-        let up = |node: &str| want(&self.on, &self.present, node) == Want::Running && !told(&self.on, node, &["crash"]);
+        let up = |node: &str| {
+            want(&self.on, &self.present, node) == Want::Running
+                && !told(&self.on, node, &["crash"])
+                && !has_no_room(&self.on, node)
+        };
         links
             .into_iter()
             .filter(|link| up(&link.from) && up(&link.to))
@@ -1012,6 +1015,8 @@ enum Back {
     Returned(Vec<NodeName>),
     /// Nodes beside whose programs nothing is used for this fault, and those that answer.
     Relieved(Vec<NodeName>, String, Vec<NodeName>),
+    /// The same of nodes some of which may have ended for want of room, and have to be started.
+    Emptied(Vec<NodeName>, String, Vec<NodeName>),
     /// Links that carry bytes, the first within this time where one is given.
     Links(Vec<LinkId>, Option<Ms>),
     /// Links that carry bytes, and what share of the packets is still lost.
@@ -1038,6 +1043,10 @@ impl Back {
             Self::Relieved(nodes, fault, up) => {
                 all(nodes.iter().map(|node| prober.relieved(node, fault, VERIFY))).await?;
                 up
+            }
+            Self::Emptied(nodes, fault, up) => {
+                all(nodes.iter().map(|node| prober.relieved(node, fault, VERIFY))).await?;
+                return all(up.iter().map(|node| prober.returned(node, limit, &raise))).await;
             }
             Self::Nodes(nodes) => nodes,
         };
@@ -1205,6 +1214,13 @@ fn told(on: &[Active], node: &str, ways: &[&str]) -> bool {
         }
         _ => false,
     })
+}
+
+/// Whether a node cannot write, and may have ended for it.
+fn has_no_room(on: &[Active], node: &str) -> bool {
+    let full = |active: &Active| matches!(active.fault.kind, FaultKind::Fill(fill) if fill.is_whole());
+    on.iter()
+        .any(|active| full(active) && active.targets.iter().any(|target| target == node))
 }
 
 /// What is used beside the programs of a node under these faults: each by itself, so they add up.

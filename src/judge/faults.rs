@@ -192,11 +192,12 @@ impl Life {
 
     /// Whether its effect is certainly there: verified, and nobody has begun to end it.
     fn certain(&self, now: Ms) -> bool {
-        // What the platform brings back may be there again before its absence was even recorded, what was drained on another machine.
+        // What the platform brings back may be there again before its absence was even recorded, what was drained on another machine. Nobody knows
+        // when a node has to write.
         self.verified.is_some()
             && !matches!(self.fault.lasts, Lasts::Itself)
             && !self.comes_back
-            && !matches!(self.fault.kind, FaultKind::Drain)
+            && !matches!(self.fault.kind, FaultKind::Drain | FaultKind::Fill(_))
             && self.certain_until().is_none_or(|until| now < until)
     }
 
@@ -212,7 +213,7 @@ impl Life {
         match &self.fault.kind {
             // `crash@12`: the height stands after the word. No other misbehaviour excuses a node that dies.
             FaultKind::Misbehave { how, .. } => how.split(['@', '=']).next() == Some("crash"),
-            FaultKind::Fill(_) => true,
+            FaultKind::Fill(fill) => fill.is_whole(),
             kind => kind.ends_processes(),
         }
     }
@@ -220,7 +221,9 @@ impl Life {
     /// Whether it explains that trialnet ends or starts a process of its targets. One that misbehaves and cannot be told to stop
     /// is started anew.
     pub(super) const fn restarts_processes(&self) -> bool {
-        self.fault.kind.ends_processes() || matches!(self.fault.kind, FaultKind::Misbehave { .. } | FaultKind::Fill(_))
+        self.fault.kind.ends_processes()
+            || matches!(self.fault.kind, FaultKind::Misbehave { .. })
+            || self.leaves_no_room()
     }
 
     /// Whether it explains that its targets do not answer.
@@ -233,8 +236,8 @@ impl Life {
             | FaultKind::Stop
             | FaultKind::Restart
             | FaultKind::Pause
-            | FaultKind::Fill(_)
             | FaultKind::Misbehave { .. } => true,
+            FaultKind::Fill(fill) => fill.is_whole(),
             FaultKind::Partition { plane, .. } | FaultKind::Isolate { plane } => matches!(plane, Plane::All),
             FaultKind::Stress(stress) => stress.cpu > 0,
             FaultKind::Delay { .. } | FaultKind::Loss { .. } | FaultKind::Bandwidth { .. } => false,
@@ -243,14 +246,17 @@ impl Life {
 
     /// Whether a `start` step ends it for the nodes that it names.
     pub(super) const fn ends_by_start(&self) -> bool {
-        let held = !matches!(self.fault.kind, FaultKind::Fill(_));
-        self.restarts_processes() && held && !self.comes_back && !self.fault.kind.strikes_machines()
+        self.restarts_processes() && !self.leaves_no_room() && !self.comes_back && !self.fault.kind.strikes_machines()
     }
 
-    /// Whether the data of its targets go with a pod, at a moment that only the platform knows, or were perhaps never written.
+    /// Whether the data of its targets go with a pod, at a moment that only the platform knows.
     const fn removes_data(&self) -> bool {
-        let with_pod = self.fault.wipe && matches!(self.fault.kind, FaultKind::Remove(_) | FaultKind::Drain);
-        with_pod || matches!(self.fault.kind, FaultKind::Fill(_))
+        self.fault.wipe && matches!(self.fault.kind, FaultKind::Remove(_) | FaultKind::Drain)
+    }
+
+    /// Whether its targets cannot write: they may end for it, and what they said last may never have been written.
+    const fn leaves_no_room(&self) -> bool {
+        matches!(self.fault.kind, FaultKind::Fill(fill) if fill.is_whole())
     }
 
     /// Whether it is bound to be taken back, and that has not been seen yet or found impossible, so that recovery could not begin: a timed
@@ -652,7 +658,11 @@ impl Judge {
 
     /// Whether a declared fault explains that data of the node are lost.
     pub(super) fn data_goes(&self, i: usize) -> bool {
-        let by = |life: &Life| life.declared() && life.removes_data() && life.targets.contains(&i);
+        // Whether it was written shows only when the process starts anew, which may be after the heal.
+        let by = |life: &Life| {
+            let lost = life.declared() && life.removes_data() || life.in_force(self.now) && life.leaves_no_room();
+            lost && life.targets.contains(&i)
+        };
         self.faults.iter().any(by)
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-/// How many heights are remembered: a digest of eight bytes each, for every node.
+/// How many heights are remembered: a digest of each, 64 KB for a node.
 const MOST: usize = 4096;
 
 /// What a node gave for the heights from `first` on.

@@ -138,7 +138,7 @@ codes! {
     FILL = "scenario/fill", "a volume to be filled that has no size of its own, or of which nobody knows whose it is",
         "`fill = { nodes = [\"validator-0\"], percent = 100, for = \"20s\" }` keeps the first volume of the nodes so full, for as long as the fault is on, by a file \
          that has no name: whatever becomes of trialnet, its room is free again. Who could not write and ended is started when it is over; one that \
-         stands without having ended needs a `restart`; what it said and could not write is lost then, so its height may go back. The arithmetic counts its nodes as down. The volume needs a size of its own: \
+         stands without having ended needs a `restart`; what it said and could not write is lost then, so its height may go back. At 100 the arithmetic counts its nodes as down, maybe; below that they are expected to go on. The volume needs a size of its own: \
          `persistence = \"memory\"` with `[backend.kubernetes] storage = \"64Mi\"` makes it of memory, which counts for the `memory_limit` of its containers.";
     CORRUPT = "scenario/corrupt", "damage to files of nodes that may run, or to no file",
         "`corrupt = { nodes = [\"validator-0\"], file = \"data/cs.wal/*\", bytes = 16 }` turns over bits in files of nodes that an earlier \
@@ -147,10 +147,10 @@ codes! {
          ends by itself is `liveness/exit`.";
     KEYS_LOST = "scenario/keys-lost", "keys that are made in place have no place that lasts",
         "With `keys = \"in-place\"` a job makes each validator's key in the volume of its node, where the only copy stays. With \
-         `persistence = \"ephemeral\"` that volume goes with the pod of the job, before the node is there. Use `persistence = \"volume\"`, or \
+         `persistence = \"ephemeral\"` or \"memory\" that volume goes with the pod of the job, before the node is there. Use `persistence = \"volume\"`, or \
          `keys = \"seed\"`.";
     WIPE = "scenario/wipe", "data is lost, and the file does not say so, or cannot mean it",
-        "With `persistence = \"ephemeral\"` a step that ends a node's process or pod has to say `wipe = true`, and with \
+        "With `persistence = \"ephemeral\"` a step that ends a node's process or pod has to say `wipe = true`, with \"memory\" one that ends its pod, and with \
          \"volume\" a process may be ended with it: a declared loss, after which heights may begin anew. A validator loses with \
          its data what it has signed (of CometBFT: data/priv_validator_state.json); if it comes back while the same height is \
          still being decided it may sign twice, which only `unsafe_double_sign = true` allows.";

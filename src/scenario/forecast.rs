@@ -102,9 +102,10 @@ pub fn effects_of(plan: &Plan, fault: &Fault, targets: &[NodeName]) -> Option<Ef
 /// What a planned fault does to the quorum, and whether it is sure to: a leader among its targets is not known yet.
 fn planned_effect(plan: &Plan, net: &Net, fault: &Fault) -> Option<(Effect, bool)> {
     let among = match &fault.targets {
-        // A drained node is down, unless there is another machine on which it can be.
+        // A drained node is down, unless there is another machine on which it can be; one that cannot write, as soon as it has to.
         Targets::Nodes(nodes) => {
-            return effects_of(plan, fault, nodes).map(|effect| (effect, fault.kind != FaultKind::Drain));
+            let sure = !matches!(fault.kind, FaultKind::Drain | FaultKind::Fill(_));
+            return effects_of(plan, fault, nodes).map(|effect| (effect, sure));
         }
         Targets::Leader { among } if among.len() == 1 => {
             return effects_of(plan, fault, among).map(|effect| (effect, true));

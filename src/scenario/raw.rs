@@ -458,7 +458,7 @@ table! {
             grace: Time,
             /// Only this component of each node, for example "app"; left out: all.
             component: String,
-            /// Their data is lost with them. Needed where `persistence = "ephemeral"`; see `unsafe_double_sign`.
+            /// Their data is lost with them. Needed where `persistence = "ephemeral"`, and of pods where it is "memory"; see `unsafe_double_sign`.
             wipe: bool,
             /// With `how = "evict"`: the disruption budget must refuse it, and nothing dies.
             refused: bool,

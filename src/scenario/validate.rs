@@ -316,7 +316,6 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The plan, if nothing was wrong and the arithmetic agrees.
     /// Checks a part with which the arithmetic reckons.
     fn reckoned(&mut self, part: impl FnOnce(&mut Self)) {
         let before = self.problems.len();
@@ -324,6 +323,7 @@ impl<'a> Check<'a> {
         self.sums &= self.problems.len() == before;
     }
 
+    /// The plan, if nothing was wrong and the arithmetic agrees.
     fn finish(mut self) -> Result<Plan, Vec<Problem>> {
         let Some(adapter) = self.adapter else {
             return Err(self.problems);

@@ -88,6 +88,11 @@ impl Stresses {
         Ok(Proc::now(pid).unwrap_or(Proc { pid, start: 0 }))
     }
 
+    /// Whether one of them fills the volume.
+    pub(super) fn fills(&self) -> bool {
+        self.on.values().any(|(what, _)| what.fill.is_some())
+    }
+
     /// How many run.
     pub(super) fn count(&self) -> usize {
         self.on.len()

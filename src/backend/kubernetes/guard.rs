@@ -42,6 +42,8 @@ pub const RENEWAL: Ms = Ms(30_000);
 
 /// For how long the API server does not answer when nobody is to wait for it any longer.
 const AWAY: Duration = Duration::from_secs(4);
+/// How long one look at it takes at most, so that no single answer decides.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often it is looked whether it answers.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the guard has to answer what it can answer at once.
@@ -220,12 +222,12 @@ async fn unreachable(cluster: &InCluster) -> String {
     }
     let mut answered = Instant::now();
     let mut seen = String::new();
+    let Ok(client) = provider::connect(cluster.kubeconfig.as_deref(), &cluster.context).await else {
+        // Whoever removes says that too.
+        return std::future::pending().await;
+    };
     while answered.elapsed() < AWAY {
-        let look = async {
-            let client = provider::connect(cluster.kubeconfig.as_deref(), &cluster.context).await?;
-            provider::answers(&client, AWAY).await
-        };
-        match look.await {
+        match provider::answers(&client, LOOK).await {
             Ok(_) => answered = Instant::now(),
             Err(trouble) => seen = trouble.seen,
         }

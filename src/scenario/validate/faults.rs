@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Check, Here};
-use crate::model::{Action, ChainKind, Fault, FaultKind, Keys, Lasts, Ms, NodeName, Plane, Removal, Targets};
+use crate::model::{
+    Action, ChainKind, Fault, FaultKind, Keys, Lasts, Ms, NodeName, Outage, Persistence, Plane, Removal, Targets,
+};
 use crate::scenario::diag::{Problem, did_you_mean, list};
 use crate::scenario::explain as code;
 use crate::scenario::misbehave;
@@ -267,7 +269,7 @@ impl Check<'_> {
         let left_to_platform = *kind == FaultKind::Kill && lasts == Lasts::Platform;
         let removed = matches!(kind, FaultKind::Remove(_) | FaultKind::Drain);
         let kept = network.persistence;
-        let ephemeral = kept.is_lost(removed || matches!(kind, FaultKind::Machine(_)));
+        let ephemeral = kept.is_lost(removed);
         let at = wipe.map_or(&here.key, |wipe| &wipe.key);
         let (message, help) = match wipe {
             _ if left_to_platform && (ephemeral || wipe.is_some()) => (
@@ -368,6 +370,15 @@ impl Check<'_> {
         let (targets, good) = self.machines(here, nodes.as_ref(), pick.as_ref())?;
         let ends = self.until(lasts.as_ref());
         let outage = how.as_ref()?.0;
+        if outage == Outage::Stop && self.plan.network.persistence == Persistence::Memory {
+            let message = "volumes of memory go with a machine that is off, and a validator with what it signed";
+            self.odd_machines(
+                &here.key,
+                message,
+                "use `persistence = \"volume\"`, or `how = \"pause\"`",
+            );
+            return None;
+        }
         let fault = plain(here, FaultKind::Machine(outage), targets, ends?);
         good.then(|| self.fault(fault))
     }
@@ -913,6 +924,7 @@ impl Check<'_> {
     /// most power is the network that goes on.
     pub(super) fn touched(&self, fault: &Fault, struck: &Nodes) -> Nodes {
         match &fault.kind {
+            FaultKind::Fill(fill) if !fill.is_whole() => Nodes::new(),
             FaultKind::Delay { .. }
             | FaultKind::Loss { .. }
             | FaultKind::Bandwidth { .. }

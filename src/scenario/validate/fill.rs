@@ -9,6 +9,9 @@ use crate::scenario::diag::Problem;
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At};
 
+/// How large a volume of memory may be that is filled, where the containers have no limit: 256 MiB.
+const UNBOUND: f64 = 268_435_456.0;
+
 impl Check<'_> {
     pub(super) fn fill(&mut self, here: &Here, fill: &At<raw::Fill>) -> Option<Action> {
         let raw::Fill {
@@ -54,6 +57,12 @@ impl Check<'_> {
             return self.odd_fill(&here.key, message, "not a volume of a size of its own", help);
         }
         let size = quantity(self.plan.kubernetes.storage.as_deref().unwrap_or(MEMORY_STORAGE))?;
+        let unbound = |node: &crate::model::Node| node.resources.memory_limit.is_none();
+        if size > UNBOUND && self.plan.network.nodes.iter().any(unbound) {
+            let message = "so much memory of the machine could be used up, and with it everybody's";
+            let help = "give the nodes a `memory_limit` above `storage`, or a `storage` of at most 256Mi";
+            return self.odd_fill(&here.key, message, "memory of the whole machine", help);
+        }
         let nodes = &self.plan.network.nodes;
         let small = nodes.iter().find_map(|node| {
             let limit = node.resources.memory_limit.as_deref()?;

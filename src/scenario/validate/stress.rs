@@ -84,11 +84,9 @@ impl Check<'_> {
             .collect();
         let others = |node: usize| -> f64 {
             let on = self.timeline.on().filter(|live| live.targets.contains(&node));
-            on.map(|live| match live.fault.kind {
-                FaultKind::Stress(Stress { memory, .. }) => float(memory),
-                _ => 0.0,
-            })
-            .sum()
+            let held = on.filter_map(|live| live.fault.kind.beside());
+            held.map(|Stress { memory, fill, .. }| float(memory) + fill.map_or(0.0, |fill| float(fill.size)))
+                .sum()
         };
         let limit = |node: usize| {
             let limit = self.plan.network.nodes[node].resources.memory_limit.as_deref();
