@@ -429,7 +429,7 @@ pub struct Component {
     pub version: String,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Its environment; nothing else of trialnet's own environment is passed on but PATH, HOME (the node's) and TMPDIR.
+    /// Its environment; nothing else of trialnet's own environment is passed on but PATH. HOME and TMPDIR are the node's.
     pub env: BTreeMap<String, String>,
     /// The names of the ports at which it listens.
     pub ports: Vec<String>,

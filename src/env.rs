@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::model::{BackendKind, Ms};
 
-/// Comma-separated names of programs that have to be there (for example `cometbft`): tests that would be skipped without one fail instead.
+/// Comma-separated names of what has to be there (`chains`, `cluster`, `machines`): tests that would be skipped without it fail instead.
 pub const REQUIRE: &str = "TRIALNET_REQUIRE";
 /// The backend on which tests of scenario files run: `local` (as without it) or `kubernetes`.
 pub const BACKEND: &str = "TRIALNET_BACKEND";

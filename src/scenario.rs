@@ -2,7 +2,7 @@
 //!
 //! Three stages: `raw` reads tables and values with their places, `validate` checks what they mean together, `forecast` asks
 //! the quorum arithmetic whether the steps can be true. The first two go on after a problem, so that all are found at once;
-//! the arithmetic needs a plan that is otherwise sound.
+//! the arithmetic needs limits, network and steps that are sound.
 
 pub mod forecast;
 

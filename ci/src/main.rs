@@ -19,7 +19,7 @@ const CHORES: &[(&str, &str)] = &[
     ),
     (
         "bench [--quick] [NAME…]",
-        "print the tables: local-start, cometbft-start, observe, kubernetes-start, faults (--write: into docs)",
+        "print the tables: local-start, cometbft-start, observe, devnode, kubernetes-start, faults (--write: into docs)",
     ),
     ("long", "the random trials at their full count"),
 ];

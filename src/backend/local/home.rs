@@ -107,18 +107,18 @@ fn are_missing(missing: &BTreeMap<String, String>) -> Trouble {
     )
 }
 
-/// The whole environment of a process: its own variables, by which it is also found again, and PATH and TMPDIR of trialnet's.
+/// The whole environment of a process: its own variables, by which it is also found again, and trialnet's PATH. What it leaves in a temporary folder goes with its home.
 pub(super) fn environment(
     run: &str,
     node: Option<&str>,
     home: &Path,
     own: &BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
-    let inherited = ["PATH", "TMPDIR"]
-        .into_iter()
-        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)));
-    let mut all: BTreeMap<String, String> = inherited.collect();
-    all.insert("HOME".to_owned(), home.display().to_string());
+    let path = std::env::var("PATH").ok();
+    let mut all: BTreeMap<String, String> = path.map(|path| ("PATH".to_owned(), path)).into_iter().collect();
+    for name in ["HOME", "TMPDIR"] {
+        all.insert(name.to_owned(), home.display().to_string());
+    }
     all.extend(own.clone());
     // Last, so that nobody can take the mark away.
     all.insert(RUN_VARIABLE.to_owned(), run.to_owned());
