@@ -316,6 +316,20 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Reports a problem; `None`, for the sake of the callers.
+    fn odd<T>(
+        &mut self,
+        code: &'static str,
+        at: &Range<usize>,
+        message: impl Into<String>,
+        label: &str,
+        help: &str,
+    ) -> Option<T> {
+        let problem = Problem::new(code, at, message).label(label).help(help);
+        self.problems.push(problem);
+        None
+    }
+
     /// Checks a part with which the arithmetic reckons.
     fn reckoned(&mut self, part: impl FnOnce(&mut Self)) {
         let before = self.problems.len();

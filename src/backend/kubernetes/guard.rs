@@ -188,7 +188,7 @@ async fn guard() -> io::Result<()> {
     let mut finishing = Box::pin(finish(&setup.run, &setup.cluster, limit));
     let left = tokio::select! {
         left = &mut finishing => left,
-        words = unreachable(&setup.cluster) => {
+        words = unreachable(&setup.cluster), if asked_by.is_some() => {
             // Who waits for the verdict need not wait for that.
             if let Some(id) = asked_by {
                 let (namespace, limit, pid) = (&setup.cluster.namespace, Ms::from(limit), std::process::id());

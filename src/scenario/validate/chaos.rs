@@ -410,7 +410,6 @@ impl Check<'_> {
     }
 
     fn odd_chaos(&mut self, at: &Range<usize>, message: &str, help: &str) {
-        let problem = Problem::new(code::CHAOS, at, message).label("no rehearsal").help(help);
-        self.problems.push(problem);
+        let _: Option<()> = self.odd(code::CHAOS, at, message, "no rehearsal", help);
     }
 }

@@ -219,10 +219,7 @@ impl Check<'_> {
 
     /// Complains about parts of a `kill` that do not go together; `false`, for the sake of the callers.
     fn odd_kill(&mut self, at: &std::ops::Range<usize>, message: &str, help: &str) -> bool {
-        let problem = Problem::new(code::KILL, at, message)
-            .label("does not go with the rest")
-            .help(help);
-        self.problems.push(problem);
+        let _: Option<()> = self.odd(code::KILL, at, message, "does not go with the rest", help);
         false
     }
 
@@ -413,10 +410,7 @@ impl Check<'_> {
 
     /// Complains about a fault of machines; `false`, for the sake of the callers.
     fn odd_machines(&mut self, at: &std::ops::Range<usize>, message: &str, help: &str) -> bool {
-        let problem = Problem::new(code::MACHINES, at, message)
-            .label("not with machines")
-            .help(help);
-        self.problems.push(problem);
+        let _: Option<()> = self.odd(code::MACHINES, at, message, "not with machines", help);
         false
     }
 
@@ -737,10 +731,7 @@ impl Check<'_> {
             times,
             table: _,
         } = &loss.value;
-        if self.options.capabilities.lacks.contains_key("loss") {
-            self.not_offered("loss", &here.key);
-            return None;
-        }
+        self.offered("loss", &here.key)?;
         let lasts = self.until(lasts.as_ref());
         let percent = percent.as_ref().and_then(|percent| {
             if (1.0..=90.0).contains(&percent.value) {
@@ -773,10 +764,7 @@ impl Check<'_> {
             times,
             table: _,
         } = &bandwidth.value;
-        if self.options.capabilities.lacks.contains_key("bandwidth") {
-            self.not_offered("bandwidth", &here.key);
-            return None;
-        }
+        self.offered("bandwidth", &here.key)?;
         let lasts = self.until(lasts.as_ref());
         let (links, targets) = self.pairs(here, nodes.as_ref(), pick.as_ref(), between.as_ref())?;
         let raw::Rate(rate) = rate.as_ref()?.value;
@@ -886,9 +874,8 @@ impl Check<'_> {
         let Some(plane) = plane else {
             return Some(Plane::P2p);
         };
-        if plane.0 == Plane::All && self.options.capabilities.lacks.contains_key("plane-all") {
-            self.not_offered("plane-all", &plane.at);
-            return None;
+        if plane.0 == Plane::All {
+            self.offered("plane-all", &plane.at)?;
         }
         Some(plane.0)
     }

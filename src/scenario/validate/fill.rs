@@ -5,7 +5,6 @@ use super::kubernetes::quantity;
 use super::stress::bytes;
 use super::{Check, Here};
 use crate::model::{Action, FaultKind, Fill, MEMORY_STORAGE, Persistence, Targets};
-use crate::scenario::diag::Problem;
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At};
 
@@ -23,23 +22,11 @@ impl Check<'_> {
             times,
             table: _,
         } = &fill.value;
-        if self.options.capabilities.lacks.contains_key("fill") {
-            self.not_offered("fill", &here.key);
-            return None;
-        }
+        self.offered("fill", &here.key)?;
         let lasts = self.until(lasts.as_ref());
         let percent = self.number(percent.as_ref(), "percent", 1, 100)?;
-        let targets = self.targets(here, nodes.as_ref(), pick.as_ref())?;
-        if let Targets::Leader { .. } = targets {
-            let at = pick.as_ref().map_or(&here.key, |pick| &pick.at);
-            let help = "pick by number, or name the nodes";
-            return self.odd_fill(
-                at,
-                "whose volume is full has to be known beforehand",
-                "not the leader",
-                help,
-            );
-        }
+        let message = "whose volume is full has to be known beforehand";
+        let targets = self.known_targets(here, nodes.as_ref(), pick.as_ref(), (code::FILL, message))?;
         let size = self.bounded(here, &targets)?;
         let fill = Fill {
             percent: u8::try_from(percent).unwrap_or(100),
@@ -54,14 +41,20 @@ impl Check<'_> {
         if self.plan.network.persistence != Persistence::Memory {
             let message = "a volume may be a folder of the machine's own disk, which would be full for everybody";
             let help = "use `persistence = \"memory\"`: then each volume is of memory, and of the size `storage` of `[backend.kubernetes]`";
-            return self.odd_fill(&here.key, message, "not a volume of a size of its own", help);
+            return self.odd(
+                code::FILL,
+                &here.key,
+                message,
+                "not a volume of a size of its own",
+                help,
+            );
         }
         let size = quantity(self.plan.kubernetes.storage.as_deref().unwrap_or(MEMORY_STORAGE))?;
         let unbound = |node: &crate::model::Node| node.resources.memory_limit.is_none();
         if size > UNBOUND && self.plan.network.nodes.iter().any(unbound) {
             let message = "so much memory of the machine could be used up, and with it everybody's";
             let help = "give the nodes a `memory_limit` above `storage`, or a `storage` of at most 256Mi";
-            return self.odd_fill(&here.key, message, "memory of the whole machine", help);
+            return self.odd(code::FILL, &here.key, message, "memory of the whole machine", help);
         }
         let nodes = &self.plan.network.nodes;
         let small = nodes.iter().find_map(|node| {
@@ -74,14 +67,8 @@ impl Check<'_> {
                 "what is in the volume counts for the memory of the container, and {name} has a `memory_limit` of {limit}"
             );
             let help = "raise `memory_limit` well above `storage`";
-            return self.odd_fill(&here.key, &message, "would end for want of memory", help);
+            return self.odd(code::FILL, &here.key, &message, "would end for want of memory", help);
         }
         Some(bytes(size))
-    }
-
-    fn odd_fill<T>(&mut self, at: &std::ops::Range<usize>, message: &str, label: &str, help: &str) -> Option<T> {
-        let problem = Problem::new(code::FILL, at, message).label(label).help(help);
-        self.problems.push(problem);
-        None
     }
 }

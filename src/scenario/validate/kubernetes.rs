@@ -170,10 +170,7 @@ impl Check<'_> {
             rpc_port,
             table: _,
         } = &attach.value;
-        if self.options.capabilities.lacks.contains_key("attach") {
-            self.not_offered("attach", &attach.key);
-            return None;
-        }
+        self.offered("attach", &attach.key)?;
         if let Some(namespace) = namespace {
             self.object_name(namespace, 63);
         }
@@ -249,8 +246,7 @@ impl Check<'_> {
     }
 
     fn refused_setting(&mut self, at: &std::ops::Range<usize>, message: String, label: &str, help: &str) {
-        let problem = Problem::new(code::KUBERNETES, at, message).label(label).help(help);
-        self.problems.push(problem);
+        let _: Option<()> = self.odd(code::KUBERNETES, at, message, label, help);
     }
 }
 

@@ -139,11 +139,7 @@ impl Check<'_> {
 
     /// Complains about regions.
     pub(super) fn odd_regions<T>(&mut self, at: &Range<usize>, message: &str, help: &str) -> Option<T> {
-        let problem = Problem::new(code::REGIONS, at, message)
-            .label("no regions so")
-            .help(help);
-        self.problems.push(problem);
-        None
+        self.odd(code::REGIONS, at, message, "no regions so", help)
     }
 }
 

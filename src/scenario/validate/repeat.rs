@@ -127,10 +127,6 @@ impl Check<'_> {
     }
 
     fn odd_repeat<T>(&mut self, at: &std::ops::Range<usize>, message: &str, help: &str) -> Option<T> {
-        let problem = Problem::new(code::REPEAT, at, message)
-            .label("cannot be repeated so")
-            .help(help);
-        self.problems.push(problem);
-        None
+        self.odd(code::REPEAT, at, message, "cannot be repeated so", help)
     }
 }

@@ -763,6 +763,15 @@ impl Check<'_> {
         self.problems.push(problem);
     }
 
+    /// Whether the backend has something; `None`: it lacks it, and that was said.
+    pub(super) fn offered(&mut self, word: &str, at: &Range<usize>) -> Option<()> {
+        if self.options.capabilities.lacks.contains_key(word) {
+            self.not_offered(word, at);
+            return None;
+        }
+        Some(())
+    }
+
     /// Complains that the backend lacks something, with its reason.
     pub(super) fn not_offered(&mut self, word: &str, at: &Range<usize>) -> bool {
         self.not_offered_as(word, word, at)

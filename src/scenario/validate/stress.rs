@@ -4,9 +4,9 @@ use super::faults::plain;
 use super::kubernetes::{MEBI, quantity};
 use super::{Check, Here};
 use crate::model::{Action, FaultKind, Stress, Targets};
-use crate::scenario::diag::{Problem, list};
+use crate::scenario::diag::list;
 use crate::scenario::explain as code;
-use crate::scenario::raw::{self, At};
+use crate::scenario::raw::{self, At, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The most threads beside a program.
@@ -24,14 +24,12 @@ impl Check<'_> {
             times,
             table,
         } = &stress.value;
-        if self.options.capabilities.lacks.contains_key("stress") {
-            self.not_offered("stress", &here.key);
-            return None;
-        }
+        self.offered("stress", &here.key)?;
         let lasts = self.until(lasts.as_ref());
         if !table.iter().any(|(key, _)| ["cpu", "memory"].contains(&key.as_str())) {
             let help = "say how many threads want a processor (`cpu = 2`), how much memory is held (`memory = \"128Mi\"`), or both";
-            return self.odd_stress(
+            return self.odd(
+                code::STRESS,
                 &here.key,
                 "this stress uses nothing",
                 "neither `cpu` nor `memory`",
@@ -46,17 +44,8 @@ impl Check<'_> {
             Some(memory) => Some(self.amount(memory, "`memory`", MEBI, "1Mi")?),
             None => None,
         };
-        let targets = self.targets(here, nodes.as_ref(), pick.as_ref())?;
-        if let Targets::Leader { .. } = targets {
-            let at = pick.as_ref().map_or(&here.key, |pick| &pick.at);
-            let help = "pick by number, or name the nodes";
-            return self.odd_stress(
-                at,
-                "what the leader may use is not known beforehand",
-                "not the leader",
-                help,
-            );
-        }
+        let message = "what the leader may use is not known beforehand";
+        let targets = self.known_targets(here, nodes.as_ref(), pick.as_ref(), (code::STRESS, message))?;
         if let (Some(memory), Some(held)) = (memory, held) {
             self.must_fit(memory, held, &targets)?;
         }
@@ -73,6 +62,23 @@ impl Check<'_> {
         }
         let fault = plain(here, FaultKind::Stress(stress), targets, lasts?);
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
+    }
+
+    /// Whom a fault strikes, who have to be known before the run: with the leader among them, the problem that is given.
+    pub(super) fn known_targets(
+        &mut self,
+        here: &Here,
+        nodes: Option<&At<Selectors>>,
+        pick: Option<&At<String>>,
+        (code, message): (&'static str, &str),
+    ) -> Option<Targets> {
+        let targets = self.targets(here, nodes, pick)?;
+        if let Targets::Leader { .. } = targets {
+            let at = pick.map_or(&here.key, |pick| &pick.at);
+            let help = "pick by number, or name the nodes";
+            return self.odd(code, at, message, "not the leader", help);
+        }
+        Some(targets)
     }
 
     /// Whether the containers of the targets have a limit above all that may be held in them at once.
@@ -99,7 +105,7 @@ impl Check<'_> {
                 list(&self.names(&unbound), 6)
             );
             let help = "give their group one: `resources = { memory_limit = \"512Mi\" }`";
-            return self.odd_stress(&memory.at, &message, "memory of the whole machine", help);
+            return self.odd(code::STRESS, &memory.at, &message, "memory of the whole machine", help);
         }
         let full: Nodes = (struck.iter().copied())
             .filter(|node| limit(*node).is_some_and(|limit| others(*node) + held >= limit))
@@ -122,13 +128,7 @@ impl Check<'_> {
             list(&self.names(&full), 6)
         );
         let help = "hold less, raise `memory_limit`, or `kill` the program if its end is meant";
-        self.odd_stress(&memory.at, &message, "as much as the limit", help)
-    }
-
-    fn odd_stress<T>(&mut self, at: &std::ops::Range<usize>, message: &str, label: &str, help: &str) -> Option<T> {
-        let problem = Problem::new(code::STRESS, at, message).label(label).help(help);
-        self.problems.push(problem);
-        None
+        self.odd(code::STRESS, &memory.at, &message, "as much as the limit", help)
     }
 }
 

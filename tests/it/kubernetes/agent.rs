@@ -87,15 +87,20 @@ pub(super) fn detail(run: &Run, fault: &str, state: &str) -> String {
     found.unwrap_or_else(|| panic!("{fault} was never {state}:\n{}", run.words()))
 }
 
-/// The height of a devnode, by a way of our own.
-async fn height(api: &Api, namespace: &str, node: &str) -> Option<u64> {
+/// The answer of a node's RPC, by a way of our own.
+pub(super) async fn ask(api: &Api, namespace: &str, node: &str, path: &str) -> Option<Value> {
     let forward = tunnel::open(api.client().clone(), namespace, &pod_name(node), 26657).unwrap();
     let address = forward.endpoint().address;
-    let status = async {
-        let answer = reqwest::get(format!("http://{address}/status")).await?;
+    let answer = async {
+        let answer = reqwest::get(format!("http://{address}/{path}")).await?;
         answer.json::<Value>().await
     };
-    let status = tokio::time::timeout(Duration::from_secs(3), status).await.ok()?.ok()?;
+    tokio::time::timeout(Duration::from_secs(3), answer).await.ok()?.ok()
+}
+
+/// The height of a devnode.
+pub(super) async fn height(api: &Api, namespace: &str, node: &str) -> Option<u64> {
+    let status = ask(api, namespace, node, "status").await?;
     status["result"]["sync_info"]["latest_block_height"]
         .as_str()?
         .parse()

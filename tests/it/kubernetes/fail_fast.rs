@@ -391,14 +391,20 @@ async fn an_api_server_that_does_not_answer() {
     }
 }
 
+/// A run that has just lost its way to the API server.
+async fn cut_off(api: &Api) -> (Door, Run) {
+    let door = Door::make().await;
+    let scenario = four("[[steps]]\nwait = \"5m\"\n", "");
+    let mut run = start_by(api, &scenario, |place| by_way_of(place, door.port));
+    run.says("\"ready\"").await;
+    door.set(false);
+    (door, run)
+}
+
 #[tokio::test]
 async fn an_api_server_that_goes_away() {
     let Some(api) = cluster().await else { return };
-    let door = Door::make().await;
-    let scenario = four("[[steps]]\nwait = \"5m\"\n", "");
-    let mut run = start_by(&api, &scenario, |place| by_way_of(place, door.port));
-    run.says("\"ready\"").await;
-    door.set(false);
+    let (door, mut run) = cut_off(&api).await;
     let begun = Instant::now();
     while !run.words().contains("infra/tunnel") {
         assert!(begun.elapsed() < SOON, "{}", run.words());
@@ -414,11 +420,7 @@ async fn an_api_server_that_goes_away() {
 #[tokio::test]
 async fn an_api_server_that_stays_away() {
     let Some(api) = cluster().await else { return };
-    let door = Door::make().await;
-    let scenario = four("[[steps]]\nwait = \"5m\"\n", "");
-    let mut run = start_by(&api, &scenario, |place| by_way_of(place, door.port));
-    run.says("\"ready\"").await;
-    door.set(false);
+    let (door, mut run) = cut_off(&api).await;
     let begun = Instant::now();
     let code = run.ended(LIMIT).await;
     let took = begun.elapsed();

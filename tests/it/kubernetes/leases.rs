@@ -7,12 +7,9 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use rand::RngExt;
-use serde_json::Value;
 use trialnet::backend::kubernetes::api::Api;
-use trialnet::backend::kubernetes::objects::pod_name;
-use trialnet::backend::kubernetes::tunnel;
 
-use super::agent::{LEASE, MORE, gc, leaves_the_agents};
+use super::agent::{LEASE, MORE, ask, gc, height, leaves_the_agents};
 use super::cluster::cluster;
 use super::runs::{Run, four};
 use super::stress::{holding, limited, some_bytes};
@@ -44,29 +41,9 @@ const STRUCK: [&str; 6] = [
 
 const NODES: [&str; 4] = ["validator-0", "validator-1", "validator-2", "validator-3"];
 
-/// The answer of a node's RPC, by a way of our own.
-async fn ask(api: &Api, namespace: &str, node: &str, path: &str) -> Option<Value> {
-    let forward = tunnel::open(api.client().clone(), namespace, &pod_name(node), 26657).unwrap();
-    let address = forward.endpoint().address;
-    let answer = async {
-        reqwest::get(format!("http://{address}/{path}"))
-            .await?
-            .json::<Value>()
-            .await
-    };
-    tokio::time::timeout(Duration::from_secs(3), answer).await.ok()?.ok()
-}
-
 /// The heights of those that answer.
 async fn heights(api: &Api, namespace: &str) -> Vec<u64> {
-    let height = async |node| {
-        let status = ask(api, namespace, node, "status").await?;
-        status["result"]["sync_info"]["latest_block_height"]
-            .as_str()?
-            .parse()
-            .ok()
-    };
-    let all = futures::future::join_all(NODES.map(height)).await;
+    let all = futures::future::join_all(NODES.map(|node| height(api, namespace, node))).await;
     all.into_iter().flatten().collect()
 }
 

@@ -1,20 +1,16 @@
 //! What is used beside the programs in their containers: it counts for these, follows a pod to the next, and ends with its lease.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
 use nix::sys::signal::Signal;
 
-use super::agent::{detail, gc};
+use super::agent::{LEASE, MORE, detail, gc};
 use super::cluster::{cluster, until};
 use super::runs::{LIMIT, Run, four};
 use crate::killed::{end_both, signal};
-
-/// What a supervisor holds without a renewal, and what may come besides.
-const LEASE: Duration = Duration::from_secs(10);
-const MORE: Duration = Duration::from_secs(5);
 
 /// The processes of this machine that hold exactly so many bytes beside a program: those of a kind cluster's containers are among them.
 pub(super) fn holding(bytes: u64) -> Vec<u64> {
