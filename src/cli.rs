@@ -502,6 +502,10 @@ pub struct GcArgs {
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub older_than: Duration,
 
+    /// Only forget this left over run, whose cluster is gone for good.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["dry_run", "older_than"])]
+    pub forget: Option<String>,
+
     /// Which cluster is looked at; one that nobody names and that does not answer is passed over.
     #[command(flatten)]
     pub cluster: LookArgs,

@@ -2,7 +2,7 @@
 //!
 //! 4, 96 and 100 mean the same as in nextest.
 
-use crate::model::verdict::Verdict;
+use crate::model::verdict::{Report, Verdict};
 
 /// Every scenario passed, or the command did what it was asked.
 pub const PASSED: u8 = 0;
@@ -37,6 +37,19 @@ pub const TABLE: [(u8, &str); 9] = [
     (NOTHING_SELECTED, "nothing selected"),
     (PASSED, "passed"),
 ];
+
+/// The finding that says that trialnet itself failed.
+const INTERNAL: &str = "infra/internal";
+
+/// The exit code of a run: that of its verdict, but for a run that could not be judged because of a bug in trialnet.
+#[must_use]
+pub fn of(report: &Report) -> u8 {
+    let bug = report.findings.iter().any(|finding| finding.code == INTERNAL);
+    match report.verdict {
+        Verdict::Infrastructure if bug => INTERNAL_ERROR,
+        verdict => code(verdict),
+    }
+}
 
 /// The exit code of one verdict. A violation outranks an interruption already in the verdict, so that an interrupted run with a
 /// violation gives 100.
@@ -88,6 +101,23 @@ mod tests {
         ]
         .map(code);
         assert_eq!(codes, [100, 100, 100, 96, 3, 102, 0]);
+    }
+
+    #[test]
+    fn a_bug_is_told_from_a_cluster_that_failed() {
+        let mut report = crate::report::sample::violated();
+        report.verdict = Verdict::Infrastructure;
+        report.findings.truncate(1);
+        report.findings[0].code = "infra/guard-died".into();
+        assert_eq!(of(&report), INFRASTRUCTURE);
+        report.findings[0].code = INTERNAL.into();
+        assert_eq!(of(&report), INTERNAL_ERROR);
+        report.verdict = Verdict::SafetyViolated;
+        assert_eq!(
+            of(&report),
+            SCENARIO_FAILED,
+            "what was proved of the chain stays proved"
+        );
     }
 
     #[test]

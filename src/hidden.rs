@@ -12,6 +12,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::agent::registry::RunEntry;
 use crate::agent::{self, AgentArgs, GuardArgs, InstallArgs, ShimArgs, StressArgs, SuperviseArgs, TestnodeArgs};
 use crate::backend::kubernetes::{self, guard::GuardKubernetesArgs};
 use crate::cli::{self, Cli};
@@ -182,6 +183,34 @@ async fn signals(mut streams: Vec<(&'static str, Signals)>, ui: &Ui, cancel: &Ca
             _ => break,
         }
     }
-    ui.err("leaving at once; `trialnet ps` shows what may be left, `trialnet gc` removes it");
+    ui.err(&leaving());
     exit::INTERRUPTED
+}
+
+/// What may be left of the runs of this process, in words.
+fn leaving() -> String {
+    let me = std::process::id();
+    let ours = (agent::registry::list_runs().into_iter()).filter(|entry| entry.owner.pid == me);
+    let runs: Vec<String> = ours
+        .map(|entry| {
+            let place = match &entry.cluster {
+                Some(cluster) => match &cluster.created {
+                    Some(name) => format!("the kind cluster {name}"),
+                    None => format!("the namespace {} of {}", cluster.namespace, cluster.context),
+                },
+                None => format!("its processes and {}", entry.homes.display()),
+            };
+            let RunEntry {
+                run, scenario, guard, ..
+            } = entry;
+            format!(
+                "\n  run {run} of {scenario}: its guard, process {}, goes on removing {place}",
+                guard.pid
+            )
+        })
+        .collect();
+    format!(
+        "leaving at once; `trialnet ps` shows what may be left, `trialnet gc` removes it{}",
+        runs.concat()
+    )
 }

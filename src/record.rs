@@ -377,7 +377,7 @@ pub enum StepState {
     },
 }
 
-/// The states of a fault's life, in their order; `Failed` and `NoEffect` may come at any point.
+/// The states of a fault's life, in their order; `NoEffect`, `Stronger` and `RevertFailed` may come at any point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultState {
@@ -393,6 +393,8 @@ pub enum FaultState {
     RevertVerified,
     /// No probe saw the effect in time, or it vanished before its end.
     NoEffect,
+    /// A probe saw more struck than was asked.
+    Stronger,
     /// The effect could not be taken back.
     RevertFailed,
     /// Healing a fault that has already ended: nothing to do.

@@ -130,20 +130,43 @@ pub fn list_runs_in(state_dir: &Path) -> Vec<RunEntry> {
     runs
 }
 
+/// What was removed, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// What was (or with `dry_run` would be) done, in words.
+    pub done: Vec<String>,
+    /// What could not be done, in words.
+    pub left: Vec<String>,
+}
+
+impl Swept {
+    /// Both lists of another one come after these.
+    pub fn extend(&mut self, other: Self) {
+        self.done.extend(other.done);
+        self.left.extend(other.left);
+    }
+}
+
 /// Removes what runs have left whose trialnet and guard are both gone: processes that carry the run's id, node homes, and
-/// the entry; what is in a cluster is not looked at. Returns what was (or with `dry_run` would be) done, in words; nothing is touched that is not ours.
+/// the entry; what is in a cluster is not looked at, and nothing is touched that is not ours.
 #[must_use]
-pub fn gc(dry_run: bool) -> Vec<String> {
+pub fn gc(dry_run: bool) -> Swept {
     match state_dir() {
         Ok(dir) => gc_in(&dir, dry_run),
-        Err(error) => vec![format!("cannot open the registry: {error}")],
+        Err(error) => Swept {
+            left: vec![format!("cannot open the registry: {error}")],
+            ..Swept::default()
+        },
     }
 }
 
 /// As [`gc`], for a registry folder.
 #[must_use]
-pub fn gc_in(state_dir: &Path, dry_run: bool) -> Vec<String> {
-    let mut done = Vec::new();
+pub fn gc_in(state_dir: &Path, dry_run: bool) -> Swept {
+    let Swept {
+        mut done,
+        left: mut words,
+    } = Swept::default();
     for entry in list_runs_in(state_dir) {
         if entry.life() != Life::LeftOver || entry.cluster.is_some() {
             continue;
@@ -163,21 +186,24 @@ pub fn gc_in(state_dir: &Path, dry_run: bool) -> Vec<String> {
         }
         let left = table::end_run(run, END_LIMIT);
         for pid in processes {
-            let word = if left.contains(&pid) { "could not end" } else { "ended" };
-            done.push(format!("run {run}: {word} process {pid}"));
+            if left.contains(&pid) {
+                words.push(format!("run {run}: could not end process {pid}"));
+            } else {
+                done.push(format!("run {run}: ended process {pid}"));
+            }
         }
         let had_homes = homes.exists();
         match remove_homes(homes, run) {
             Ok(()) if had_homes => done.push(format!("run {run}: removed {}", homes.display())),
             Ok(()) => {}
-            Err(error) => done.push(format!("run {run}: could not remove {}: {error}", homes.display())),
+            Err(error) => words.push(format!("run {run}: could not remove {}: {error}", homes.display())),
         }
         // An entry with something left stays, so that the next call tries again.
         if left.is_empty() && !homes.exists() {
             forget(state_dir, run);
         }
     }
-    done
+    Swept { done, left: words }
 }
 
 /// Where the registry is: [`STATE_VARIABLE`], else `trialnet` in `XDG_RUNTIME_DIR`, else `/tmp/trialnet-<uid>`. Made if it
@@ -371,9 +397,9 @@ mod tests {
             make_homes(&entry.homes, run).unwrap();
             std::fs::create_dir(entry.homes.join("a")).unwrap();
         }
-        assert_eq!(gc_in(dir.path(), true).len(), 1);
+        assert_eq!(gc_in(dir.path(), true).done.len(), 1);
         assert!(dir.path().join("dead/homes/a").exists());
-        assert_eq!(gc_in(dir.path(), false).len(), 1);
+        assert_eq!(gc_in(dir.path(), false).done.len(), 1);
         assert!(!dir.path().join("dead/homes").exists());
         assert!(dir.path().join("up/homes/a").exists());
         let elsewhere = RunEntry {
@@ -381,7 +407,7 @@ mod tests {
             ..entry(dir.path(), "elsewhere", dead)
         };
         remember(dir.path(), &elsewhere).unwrap();
-        assert!(gc_in(dir.path(), false).is_empty());
+        assert_eq!(gc_in(dir.path(), false), Swept::default());
         let in_cluster = RunEntry {
             cluster: Some(InCluster {
                 kubeconfig: None,
@@ -392,7 +418,7 @@ mod tests {
             ..entry(dir.path(), "in-cluster", dead)
         };
         remember(dir.path(), &in_cluster).unwrap();
-        assert!(gc_in(dir.path(), false).is_empty());
+        assert_eq!(gc_in(dir.path(), false), Swept::default());
         let left: Vec<_> = list_runs_in(dir.path()).into_iter().map(|entry| entry.run).collect();
         assert_eq!(left, ["in-cluster", "up"]);
     }

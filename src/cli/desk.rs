@@ -206,7 +206,7 @@ pub async fn up(args: &UpArgs, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
                 ui.err(&paint::bad(&text));
             }
             // Not to become ready is no verdict that a caller could take for success.
-            match exit::code(done.report.verdict) {
+            match exit::of(&done.report) {
                 exit::PASSED => exit::INFRASTRUCTURE,
                 code => code,
             }
@@ -585,6 +585,7 @@ fn line(record: &Record) -> Option<String> {
                 FaultState::Injected => "injected",
                 FaultState::Verified => "verified",
                 FaultState::NoEffect => "NO EFFECT",
+                FaultState::Stronger => "STRONGER THAN ASKED",
                 FaultState::Reverted => "reverted",
                 FaultState::RevertVerified => "revert verified",
                 FaultState::RevertFailed => "REVERT FAILED",

@@ -19,7 +19,7 @@ pub fn run(args: &JudgeArgs, ui: &Ui) -> u8 {
             if let Some(note) = note(&report, former.as_ref()) {
                 ui.err(&format!("{} {note}", paint::warn("note:")));
             }
-            exit::code(report.verdict)
+            exit::of(&report)
         }
         Err(error) => {
             ui.error(&error, Some(error.help()));

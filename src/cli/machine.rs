@@ -1,12 +1,13 @@
 //! `trialnet ps`, `gc` and `doctor`: this machine.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::doctor::{self, Check};
 use super::ps::{self, InCluster, Row, State};
 use super::validate::LOOK;
 use super::{Backend, DoctorArgs, GcArgs, LookArgs, PsArgs, cluster};
-use crate::agent::registry::{self, Life, RunEntry};
+use crate::agent::registry::{self, Life, RunEntry, Swept};
 use crate::backend::Trouble;
 use crate::backend::kubernetes::api::Failure;
 use crate::backend::kubernetes::{gc, provider, teardown};
@@ -77,28 +78,55 @@ pub async fn gc(args: &GcArgs, ui: &Ui) -> u8 {
     let GcArgs {
         dry_run,
         older_than,
+        forget,
         cluster,
     } = args;
-    let mut done = registry::gc(*dry_run);
     let dir = registry::state_dir().ok();
-    if let Some(dir) = &dir {
-        done.extend(Box::pin(gc::sweep_registered(dir, *dry_run, teardown::LIMIT)).await);
+    if let Some(run) = forget {
+        return give_up(run, dir.as_deref(), ui);
     }
-    let mut code = exit::PASSED;
+    let mut swept = registry::gc(*dry_run);
+    if let Some(dir) = &dir {
+        swept.extend(Box::pin(gc::sweep_registered(dir, *dry_run, teardown::LIMIT)).await);
+    }
+    let mut failed = false;
     match Box::pin(gc::reach(&cluster.into(), provider::ANSWER_LIMIT)).await {
-        Ok(Some(api)) => done.extend(Box::pin(gc::sweep(&api, *older_than, *dry_run, teardown::LIMIT)).await),
+        Ok(Some(api)) => swept.extend(Box::pin(gc::sweep(&api, *older_than, *dry_run, teardown::LIMIT)).await),
         Ok(None) => {}
         Err(trouble) => {
             ui.error(&trouble, None);
-            code = exit::INFRASTRUCTURE;
+            failed = true;
         }
     }
     // Without a registry nobody knows whose they are.
     if let Some(dir) = &dir {
-        done.extend(Box::pin(gc::sweep_clusters(dir, *older_than, *dry_run)).await);
+        swept.extend(Box::pin(gc::sweep_clusters(dir, *older_than, *dry_run)).await);
     }
-    ui.out(&ps::render_gc(&done, *dry_run));
-    code
+    ui.out(&ps::render_gc(&swept, *dry_run));
+    if failed || !swept.left.is_empty() {
+        return exit::INFRASTRUCTURE;
+    }
+    exit::PASSED
+}
+
+/// `gc --forget`: a cluster that is gone for good tells nobody that nothing of a run is left in it.
+fn give_up(run: &str, dir: Option<&Path>, ui: &Ui) -> u8 {
+    let forgotten = dir.map_or_else(
+        || Err("the registry cannot be opened".to_owned()),
+        |dir| gc::forget(dir, run),
+    );
+    match forgotten {
+        Ok(()) => {
+            ui.out(&format!(
+                "run {run} is forgotten; what it may have in its cluster stays there"
+            ));
+            exit::PASSED
+        }
+        Err(words) => {
+            ui.err(&words);
+            exit::USAGE
+        }
+    }
 }
 
 /// Checks whether this machine, and the cluster if that is to be used, has what runs need.
@@ -173,7 +201,8 @@ fn files() -> Check {
 }
 
 fn left_over() -> Check {
-    let left = registry::gc(true);
+    let Swept { done, mut left } = registry::gc(true);
+    left.extend(done);
     let seen = if left.is_empty() {
         Ok("nothing".to_owned())
     } else {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::agent::registry::Swept;
 use crate::backend::kubernetes::gc::{Found, until};
 use crate::exit;
 use crate::model::Ms;
@@ -181,13 +182,20 @@ pub fn code(rows: &[Row], cluster: Option<&InCluster>, check: bool) -> u8 {
 
 /// What `gc` removed or, after a dry run, would remove.
 #[must_use]
-pub fn render_gc(removed: &[String], dry_run: bool) -> String {
-    if removed.is_empty() {
+pub fn render_gc(swept: &Swept, dry_run: bool) -> String {
+    let verb = if dry_run { "would remove" } else { "removed" };
+    let parts = [(verb, &swept.done), ("could not remove", &swept.left)];
+    let parts: Vec<String> = (parts.into_iter())
+        .filter(|(_, what)| !what.is_empty())
+        .map(|(verb, what)| {
+            let lines: String = what.iter().map(|what| format!("\n  {what}")).collect();
+            format!("{verb} {}:{lines}", count(what.len(), "thing"))
+        })
+        .collect();
+    if parts.is_empty() {
         return "nothing is left over".to_owned();
     }
-    let verb = if dry_run { "would remove" } else { "removed" };
-    let lines: Vec<String> = removed.iter().map(|what| format!("  {what}")).collect();
-    format!("{verb} {}:\n{}", count(removed.len(), "thing"), lines.join("\n"))
+    parts.join("\n")
 }
 
 #[cfg(test)]
@@ -282,10 +290,12 @@ mod tests {
 
     #[test]
     fn what_gc_did() {
-        assert_eq!(render_gc(&[], false), "nothing is left over");
-        assert_eq!(
-            render_gc(&["process 12".into()], true),
-            "would remove 1 thing:\n  process 12"
-        );
+        let mut swept = Swept::default();
+        assert_eq!(render_gc(&swept, false), "nothing is left over");
+        swept.done.push("process 12".into());
+        assert_eq!(render_gc(&swept, true), "would remove 1 thing:\n  process 12");
+        swept.left.push("process 13".into());
+        let both = "removed 1 thing:\n  process 12\ncould not remove 1 thing:\n  process 13";
+        assert_eq!(render_gc(&swept, false), both);
     }
 }

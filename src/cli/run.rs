@@ -115,7 +115,7 @@ async fn one(file: PathBuf, loaded: Loaded, options: RunOptions, ui: Ui, several
             if let Some(text) = left_behind(&done.leftovers) {
                 ui.err(&paint::bad(&text));
             }
-            exit::code(done.report.verdict)
+            exit::of(&done.report)
         }
         Err(error) => {
             ui.error(&error, Some(error.help()));

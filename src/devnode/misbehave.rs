@@ -184,6 +184,9 @@ impl FromStr for Spec {
             }
             (_, Some(_)) => return Err(fail("takes no value".into())),
         };
+        if at.is_some() && matches!(what, Misbehaviour::SlowStart { .. }) {
+            return Err(fail("takes no height: it is over when the RPC opens".into()));
+        }
         Ok(Self { what, at })
     }
 }
@@ -279,6 +282,9 @@ mod tests {
         for what in ALL {
             for at in [None, Some(20)] {
                 let spec = Spec { what, at };
+                if at.is_some() && matches!(what, Misbehaviour::SlowStart { .. }) {
+                    continue;
+                }
                 assert_eq!(spec.to_string().parse(), Ok(spec));
             }
             assert!(!what.describe().is_empty());
@@ -298,6 +304,7 @@ mod tests {
             ("go-back=0", "number of blocks"),
             ("slow-start=soon", "no duration"),
             ("hang=3", "takes no value"),
+            ("slow-start=3s@10", "takes no height"),
             ("deadlock=1", "no pair"),
             ("deadlock=1+1", "no pair"),
             ("deadlock=a+b", "no pair"),

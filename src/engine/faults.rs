@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::probe::{Force, Pair, Prober, Samples};
+use super::probe::{Force, Miss, Pair, Prober, Samples};
 use super::{Desk, at};
 use crate::backend::{LinkId, LinkShape, MachineStrike, NodeOps, NodeState, PacketShape, Trouble};
 use crate::model::{DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, Plan, REMOVAL, Removal, STOP_GRACE, Start, Stress};
@@ -317,15 +317,15 @@ impl Keeper {
             let effect = match (active.is_replaced(), look.verify(&prober)) {
                 (true, look) => match replaced(&prober, &active, &before).await {
                     Ok(replaced) => look.await.map(|seen| joined(replaced, seen)),
-                    Err(seen) => Err(seen),
+                    Err(seen) => Err(seen.into()),
                 },
                 (false, look) => look.await,
             };
             let since = Instant::now();
             let seen = match effect {
                 Ok(seen) => seen,
-                Err(seen) => {
-                    record(FaultState::NoEffect, seen.clone());
+                Err(Miss { state, seen }) => {
+                    record(state, seen.clone());
                     drop(reply.send(Err(seen)));
                     return;
                 }
@@ -967,8 +967,8 @@ impl Look {
     const NOTHING: Self = Self::Gone(Vec::new(), None);
 
     /// Looks from outside the injector; the evidence in words.
-    async fn verify(&self, prober: &Prober) -> Result<String, String> {
-        match self {
+    async fn verify(&self, prober: &Prober) -> Result<String, Miss> {
+        let seen = match self {
             Self::Gone(nodes, component) => {
                 all(nodes.iter().map(|node| prober.gone(node, component.as_deref(), VERIFY))).await
             }
@@ -978,12 +978,12 @@ impl Look {
                 let silent = all(silent.iter().map(|node| prober.silent(node, VERIFY))).await?;
                 Ok(joined(machines, silent))
             }
-            Self::Cut { cut, open } => prober.cut(cut, open, VERIFY).await,
+            Self::Cut { cut, open } => return prober.cut(cut, open, VERIFY).await,
             Self::Packets { cut, open, packets } => {
                 let (pairs, force) = packets;
                 let lost = prober.lost(pairs, force, Samples::Claim, VERIFY);
                 if cut.is_empty() && open.is_empty() {
-                    return lost.await;
+                    return Ok(lost.await?);
                 }
                 let bytes = prober.cut(cut, open, VERIFY).await?;
                 Ok(format!("{bytes}; {}", lost.await?))
@@ -1003,7 +1003,8 @@ impl Look {
             Self::Misbehaving { targets, how, limit } => {
                 all(targets.iter().map(|node| prober.misbehaving(node, how, *limit))).await
             }
-        }
+        };
+        Ok(seen?)
     }
 }
 
@@ -1170,16 +1171,14 @@ async fn restart(desk: &Desk, prober: &Prober, active: &Active, limit: Ms) -> Re
     Ok(())
 }
 
-/// Records that a fault's effect has gone by itself: it was not there all the time that it was taken to be.
-fn vanished(desk: &Desk, active: &Active, seen: Result<String, String>) {
-    if let Err(seen) = seen {
-        let detail = format!("its effect vanished before its end: {seen}");
-        desk.record(fault_record(
-            &active.fault.id,
-            FaultState::NoEffect,
-            &active.targets,
-            detail,
-        ));
+/// Records that a fault's effect has gone by itself, or grown: it was not what was asked all the time that it was taken to be.
+fn vanished(desk: &Desk, active: &Active, seen: Result<String, Miss>) {
+    if let Err(Miss { state, seen }) = seen {
+        let detail = match state {
+            FaultState::Stronger => seen,
+            _ => format!("its effect vanished before its end: {seen}"),
+        };
+        desk.record(fault_record(&active.fault.id, state, &active.targets, detail));
     }
 }
 

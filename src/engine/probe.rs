@@ -12,7 +12,7 @@ use crate::backend::{
 };
 use crate::chain::rpc::Rpc;
 use crate::model::{Ms, NodeName, Stress, bits, mebibytes};
-use crate::record::Silence;
+use crate::record::{FaultState, Silence};
 
 /// How often a condition is looked at.
 const EVERY: Ms = Ms(20);
@@ -57,6 +57,23 @@ pub(super) enum Samples {
     Claim,
     /// Few: what cannot be told with them is not looked at.
     Glance,
+}
+
+/// A fault is not what was asked.
+pub(super) struct Miss {
+    /// [`FaultState::NoEffect`] or [`FaultState::Stronger`].
+    pub state: FaultState,
+    /// What a probe saw, in words.
+    pub seen: String,
+}
+
+impl From<String> for Miss {
+    fn from(seen: String) -> Self {
+        Self {
+            state: FaultState::NoEffect,
+            seen,
+        }
+    }
 }
 
 /// What has to become of the packets from one node to another.
@@ -416,7 +433,7 @@ impl Prober {
     }
 
     /// No byte passes over `cut`, on new and on open connections, while every link of `open` brings bytes.
-    pub(super) async fn cut(&self, cut: &[LinkId], open: &[LinkId], limit: Ms) -> Result<String, String> {
+    pub(super) async fn cut(&self, cut: &[LinkId], open: &[LinkId], limit: Ms) -> Result<String, Miss> {
         let (cut, open) = (strided(cut), strided(open));
         let deadline = tokio::time::Instant::now() + limit.duration();
         let mut before = self.links(&cut).await?;
@@ -425,14 +442,17 @@ impl Prober {
             // Bytes that were under way when the cut came may still arrive, so more looks are given until the limit.
             match still(&before, &now) {
                 Ok(()) => break now,
-                Err(seen) if tokio::time::Instant::now() > deadline => return Err(format!("{seen} (after {limit})")),
+                Err(seen) if tokio::time::Instant::now() > deadline => {
+                    return Err(format!("{seen} (after {limit})").into());
+                }
                 Err(_) => before = now,
             }
         };
         let connections: usize = now.iter().map(|link| link.open.as_ref().map_or(0, BTreeMap::len)).sum();
-        self.open(&open, None, limit)
-            .await
-            .map_err(|seen| format!("more was cut than asked: {seen}"))?;
+        self.open(&open, None, limit).await.map_err(|seen| Miss {
+            state: FaultState::Stronger,
+            seen: format!("more was cut than asked: {seen}"),
+        })?;
         Ok(format!(
             "no byte on {} new and {connections} open connections in {FIRST_BYTE}; {} other links carry bytes",
             now.len(),

@@ -261,7 +261,7 @@ pub const CODES: &[(&str, &str, &str)] = &[
     (
         "infra/fault-no-effect",
         "a fault had not the effect that was asked",
-        "No probe from outside the injector saw its effect in time, or one saw more struck than was asked, or the effect vanished before its end. What was judged in its window proves nothing.",
+        "No probe from outside the injector saw its effect in time, or the effect vanished before its end. What was judged in its window proves nothing.",
     ),
     (
         "infra/revert-failed",
@@ -270,8 +270,8 @@ pub const CODES: &[(&str, &str, &str)] = &[
     ),
     (
         "infra/fault-stronger",
-        "trialnet struck a node that no step names",
-        "A process was ended by trialnet itself without a step that says so: a fault was stronger than declared.",
+        "a fault struck what no step names",
+        "A process was ended by trialnet itself without a step that says so, or a probe saw links cut that the fault should have left alone: a fault was stronger than declared, and what was judged in its window proves nothing.",
     ),
     (
         "infra/lease-lost",

@@ -323,8 +323,9 @@ impl Judge {
                 self.settle_anew();
             }
             // Of a network that is being removed nothing can be said.
-            FaultState::NoEffect | FaultState::RevertFailed if self.closed.is_some() => {}
+            FaultState::NoEffect | FaultState::Stronger | FaultState::RevertFailed if self.closed.is_some() => {}
             FaultState::NoEffect => self.fault_broken(at, "infra/fault-no-effect", detail),
+            FaultState::Stronger => self.fault_broken(at, "infra/fault-stronger", detail),
             FaultState::RevertFailed => self.fault_broken(at, "infra/revert-failed", detail),
             FaultState::AlreadyEnded => {}
             FaultState::Skipped => life.skipped = Some(detail.to_owned()),
@@ -343,12 +344,19 @@ impl Judge {
         let step = life.step;
         let word = life.fault.kind.word();
         let id = life.fault.id.clone();
-        let expected = if code == "infra/fault-no-effect" {
-            life.no_effect = life.no_effect.or(Some(now));
-            format!("a probe sees the effect of {word} \"{id}\" to its end")
-        } else {
-            life.stuck = life.stuck.or(Some(now));
-            format!("a probe sees that {word} \"{id}\" is gone")
+        let expected = match code {
+            "infra/revert-failed" => {
+                life.stuck = life.stuck.or(Some(now));
+                format!("a probe sees that {word} \"{id}\" is gone")
+            }
+            // What was struck besides may be what the chain suffers from: it is as little evidence as no effect.
+            _ => {
+                life.no_effect = life.no_effect.or(Some(now));
+                match code {
+                    "infra/fault-stronger" => format!("{word} \"{id}\" strikes what it names and nothing else"),
+                    _ => format!("a probe sees the effect of {word} \"{id}\" to its end"),
+                }
+            }
         };
         let node = match life.targets.as_slice() {
             [only] => Some(*only),

@@ -238,6 +238,7 @@ fn of_fault(plan: &Plan, id: &str, state: FaultState, targets: &[String], detail
         FaultState::Reverted => "taken back".to_owned(),
         FaultState::RevertVerified => paint::good("over, verified"),
         FaultState::NoEffect => paint::bad("WITHOUT EFFECT"),
+        FaultState::Stronger => paint::bad("STRONGER THAN ASKED"),
         FaultState::RevertFailed => paint::bad("NOT PUT BACK"),
         FaultState::AlreadyEnded => "had ended already".to_owned(),
         FaultState::Skipped => format!("{} on {}", paint::warn("left out"), names(targets)),

@@ -201,6 +201,7 @@ impl View {
             | FaultState::Reverted
             | FaultState::RevertVerified
             | FaultState::NoEffect
+            | FaultState::Stronger
             | FaultState::RevertFailed => {}
         }
         view.state = state;
@@ -316,6 +317,7 @@ impl View {
                     FaultState::Verified => "",
                     FaultState::Reverted => ", ending",
                     FaultState::NoEffect => ", without effect",
+                    FaultState::Stronger => ", STRONGER THAN ASKED",
                     FaultState::RevertFailed => ", NOT PUT BACK",
                 };
                 let age = tenths(self.now.since(fault.since).0);

@@ -265,7 +265,7 @@ fn a_cut_that_cuts_more_than_it_says() {
     ran.caught(
         96,
         INFRASTRUCTURE,
-        NO_EFFECT,
+        "infra/fault-stronger",
         None,
         "more was cut than asked: no byte from",
     );

@@ -319,6 +319,15 @@ fn a_third_signal_leaves_at_once_and_the_guard_goes_on() {
         });
     }
     assert_eq!(trial.child.wait().unwrap().code(), Some(3));
+    let words = fs::read_to_string(&told).unwrap();
+    let entry = trial.entry().unwrap();
+    for named in [
+        entry["run"].as_str().unwrap(),
+        &guard.to_string(),
+        entry["homes"].as_str().unwrap(),
+    ] {
+        assert!(words.contains(named), "{named} is not in: {words}");
+    }
     signal(guard, Signal::SIGCONT);
     trial.leaves_nothing(&listened);
     trial.can_be_judged();

@@ -797,12 +797,12 @@ async fn what_is_left_when_both_die_is_collected() {
     assert!(entry.homes.join("n-0/data").exists());
     let state = dir.path().join("state");
     let would = registry::gc_in(&state, true);
-    assert_eq!(would.len(), 2, "{would:?}");
+    assert_eq!(would.done.len(), 2, "{would:?}");
     assert_eq!(entry.processes().len(), 1);
     let did = registry::gc_in(&state, false);
-    assert_eq!(did.len(), 2, "{did:?}");
+    assert_eq!((did.done.len(), did.left.len()), (2, 0), "{did:?}");
     assert_gone(&entry.run, dir.path()).await;
-    assert!(registry::gc_in(&state, false).is_empty());
+    assert_eq!(registry::gc_in(&state, false), registry::Swept::default());
 }
 
 #[tokio::test]

@@ -20,5 +20,6 @@ mod readme;
 mod regions;
 mod rehearsal;
 mod scenario;
+mod several;
 mod supervise;
 mod tidy;

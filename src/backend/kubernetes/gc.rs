@@ -16,7 +16,7 @@ use super::api::{Api, Failure};
 use super::objects::{EXPIRES, MANAGED_BY, MANAGER, OWNER, RUN, SCENARIO};
 use super::provider::{self, Flags};
 use super::{guard, machines, packets, teardown};
-use crate::agent::registry::{self, Life};
+use crate::agent::registry::{self, Life, Swept};
 use crate::backend::Trouble;
 use crate::model::{Kubernetes, Ms};
 
@@ -105,12 +105,17 @@ pub async fn list(api: &Api) -> Result<Vec<Found>, Failure> {
 }
 
 /// Removes the namespaces of a cluster that expired at least `older_than` ago, each within `limit`, and takes runs off the agents that have no
-/// namespace any more, and has machines take pods again that such runs have cordoned. Returns what was (or with `dry_run` would be) done, in words.
-pub async fn sweep(api: &Api, older_than: Duration, dry_run: bool, limit: Duration) -> Vec<String> {
+/// namespace any more, and has machines take pods again that such runs have cordoned.
+pub async fn sweep(api: &Api, older_than: Duration, dry_run: bool, limit: Duration) -> Swept {
     let now = SystemTime::now();
     let namespaces = match api.list::<Namespace>(None, &selector()).await {
         Ok(namespaces) => namespaces,
-        Err(failure) => return vec![format!("could not look for namespaces: {failure}")],
+        Err(failure) => {
+            return Swept {
+                left: vec![format!("could not look for namespaces: {failure}")],
+                ..Swept::default()
+            };
+        }
     };
     let expired: Vec<Found> = namespaces
         .iter()
@@ -118,31 +123,44 @@ pub async fn sweep(api: &Api, older_than: Duration, dry_run: bool, limit: Durati
         .filter(|run| run.expired(now, older_than))
         .collect();
     let going: Vec<String> = expired.iter().map(|run| run.namespace.clone()).collect();
-    let mut done: Vec<String> = stream::iter(expired)
+    let mut swept = Swept::default();
+    let mut work = stream::iter(expired)
         .map(|run| Box::pin(sweep_one(api, run, dry_run, limit)))
-        .buffer_unordered(AT_ONCE)
-        .concat()
-        .await;
-    done.extend(packets::sweep(api, dry_run, limit).await);
-    done.extend(machines::sweep(api, &going, dry_run).await);
-    done
+        .buffer_unordered(AT_ONCE);
+    while let Some(one) = work.next().await {
+        swept.extend(one);
+    }
+    swept.extend(packets::sweep(api, dry_run, limit).await);
+    swept.extend(machines::sweep(api, &going, dry_run).await);
+    swept
 }
 
-async fn sweep_one(api: &Api, Found { namespace, run, .. }: Found, dry_run: bool, limit: Duration) -> Vec<String> {
+async fn sweep_one(api: &Api, Found { namespace, run, .. }: Found, dry_run: bool, limit: Duration) -> Swept {
     if dry_run {
-        return vec![format!("run {run}: would remove the namespace {namespace}")];
+        return of_run(&run, &format!("would remove the namespace {namespace}"), Vec::new());
     }
     let left = teardown::remove(api, &namespace, limit).await;
-    if left.is_empty() {
-        return vec![format!("run {run}: removed the namespace {namespace}")];
-    }
-    left.into_iter().map(|what| format!("run {run}: {what}")).collect()
+    of_run(&run, &format!("removed the namespace {namespace}"), left)
 }
 
-/// Removes what runs of this machine have left in clusters whose trialnet and guard are both gone, whatever it says of its expiry. Returns what was (or
-/// with `dry_run` would be) done, in words.
-pub async fn sweep_registered(state_dir: &Path, dry_run: bool, limit: Duration) -> Vec<String> {
-    let mut done = Vec::new();
+/// What was done for a run, unless something is left.
+fn of_run(run: &str, done: &str, left: Vec<String>) -> Swept {
+    let mut swept = Swept::default();
+    if left.is_empty() {
+        swept.done.push(format!("run {run}: {done}"));
+    }
+    for what in left {
+        let words = format!("run {run}: {what}");
+        if !swept.left.contains(&words) {
+            swept.left.push(words);
+        }
+    }
+    swept
+}
+
+/// Removes what runs of this machine have left in clusters whose trialnet and guard are both gone, whatever it says of its expiry.
+pub async fn sweep_registered(state_dir: &Path, dry_run: bool, limit: Duration) -> Swept {
+    let mut swept = Swept::default();
     for entry in registry::list_runs_in(state_dir) {
         let Some(cluster) = &entry.cluster else { continue };
         if entry.life() != Life::LeftOver {
@@ -154,41 +172,75 @@ pub async fn sweep_registered(state_dir: &Path, dry_run: bool, limit: Duration) 
             None => format!("the namespace {} in the context {}", cluster.namespace, cluster.context),
         };
         if dry_run {
-            done.push(format!("run {run}: would remove {what}"));
+            swept.extend(of_run(run, &format!("would remove {what}"), Vec::new()));
             continue;
         }
-        let left = Box::pin(guard::finish(run, cluster, limit)).await;
+        let left = match Box::pin(absent(cluster)).await {
+            Some(why) => vec![format!(
+                "the cluster of {what} does not answer: {why}; where it is gone for good: `trialnet gc --forget {run}`"
+            )],
+            None => Box::pin(guard::finish(run, cluster, limit)).await,
+        };
+        // An entry with something left stays, so that the next call tries again.
         if left.is_empty() {
-            done.push(format!("run {run}: removed {what}"));
             registry::forget(state_dir, run);
-        } else {
-            // The entry stays, so that the next call tries again.
-            done.extend(left.into_iter().map(|what| format!("run {run}: {what}")));
         }
+        swept.extend(of_run(run, &format!("removed {what}"), left));
     }
-    done
+    swept
 }
 
-/// Removes the kind clusters that trialnet made and whose run expired at least `older_than` ago. Returns what was (or with `dry_run` would be) done, in
-/// words.
-pub async fn sweep_clusters(state_dir: &Path, older_than: Duration, dry_run: bool) -> Vec<String> {
+/// Why nothing can be done in a cluster: nobody answers there. Of one that the run made for itself kind knows.
+async fn absent(cluster: &registry::InCluster) -> Option<String> {
+    if cluster.created.is_some() {
+        return None;
+    }
+    let answer = async {
+        let client = provider::connect(cluster.kubeconfig.as_deref(), &cluster.context).await?;
+        provider::answers(&client, provider::ANSWER_LIMIT).await
+    };
+    Box::pin(answer).await.err().map(|trouble| trouble.seen)
+}
+
+/// Forgets a run of this machine whose trialnet and guard are both gone, and what it may have in a cluster.
+///
+/// # Errors
+/// In words, when there is no such run, it is still up, or it left something on this machine.
+pub fn forget(state_dir: &Path, run: &str) -> Result<(), String> {
+    let entry = (registry::list_runs_in(state_dir).into_iter())
+        .find(|entry| entry.run == run)
+        .ok_or_else(|| format!("no run {run} is known here; `trialnet ps` lists them"))?;
+    if entry.life() != Life::LeftOver {
+        return Err(format!("run {run} is up; end its process {} first", entry.owner.pid));
+    }
+    if entry.cluster.is_none() {
+        return Err(format!(
+            "run {run} is on this machine only; `trialnet gc` removes what is left of it"
+        ));
+    }
+    registry::forget(state_dir, run);
+    Ok(())
+}
+
+/// Removes the kind clusters that trialnet made and whose run expired at least `older_than` ago.
+pub async fn sweep_clusters(state_dir: &Path, older_than: Duration, dry_run: bool) -> Swept {
     let now = SystemTime::now();
     // What is left over was removed before, or could not be.
     let entries = registry::list_runs_in(state_dir).into_iter();
     let owned: BTreeSet<String> = entries.filter_map(|entry| entry.cluster?.created).collect();
     let expired = |namespace: &Namespace| expiry(namespace).is_none_or(|expires| over(expires, now, older_than));
-    let mut done = Vec::new();
+    let mut swept = Swept::default();
     for name in Box::pin(provider::abandoned(&selector(), &owned, expired)).await {
-        done.push(if dry_run {
-            format!("would remove the kind cluster {name}")
-        } else {
-            match Box::pin(provider::delete_created(&name)).await {
-                Ok(()) => format!("removed the kind cluster {name}"),
-                Err(trouble) => format!("could not remove the kind cluster {name}: {}", trouble.seen),
-            }
-        });
+        if dry_run {
+            swept.done.push(format!("would remove the kind cluster {name}"));
+            continue;
+        }
+        match Box::pin(provider::delete_created(&name)).await {
+            Ok(()) => swept.done.push(format!("removed the kind cluster {name}")),
+            Err(trouble) => (swept.left).push(format!("could not remove the kind cluster {name}: {}", trouble.seen)),
+        }
     }
-    done
+    swept
 }
 
 /// The cluster at which a command looks: the one that is named, else that of the current context if it is local.
@@ -293,12 +345,15 @@ mod tests {
     async fn only_what_expired_is_removed() {
         let (api, seen) = cluster();
         let words = sweep(&api, Duration::ZERO, true, teardown::LIMIT).await;
-        assert_eq!(words, ["run run-of-over: would remove the namespace over"]);
+        assert_eq!(words.done, ["run run-of-over: would remove the namespace over"]);
         assert!(seen.lock().unwrap().iter().all(|asked| asked.method == "GET"));
         let older = sweep(&api, Duration::from_secs(3600), false, teardown::LIMIT).await;
-        assert_eq!(older, [""; 0]);
+        assert_eq!(older, Swept::default());
         let words = sweep(&api, Duration::ZERO, false, teardown::LIMIT).await;
-        assert_eq!(words, ["run run-of-over: removed the namespace over"]);
+        assert_eq!(
+            (words.done, words.left),
+            (vec!["run run-of-over: removed the namespace over".to_owned()], vec![])
+        );
     }
 
     #[tokio::test]

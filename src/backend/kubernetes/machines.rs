@@ -16,6 +16,7 @@ use super::api::{Api, Cause, Failure};
 use super::command::Call;
 use super::provider::Cluster;
 use super::watch::View;
+use crate::agent::registry::Swept;
 use crate::agent::{node_trouble, trouble};
 use crate::backend::Trouble;
 use crate::codes::Code;
@@ -351,27 +352,31 @@ async fn mend(api: &Api, machines: Vec<(String, String)>) -> Vec<String> {
     join_all(work).await.into_iter().flatten().collect()
 }
 
-/// Takes back what was done to machines by runs that have no namespace any more, or one of those that are `going`. Returns what was (or with
-/// `dry_run` would be) done, in words.
-pub async fn sweep(api: &Api, going: &[String], dry_run: bool) -> Vec<String> {
+/// Takes back what was done to machines by runs that have no namespace any more, or one of those that are `going`.
+pub async fn sweep(api: &Api, going: &[String], dry_run: bool) -> Swept {
+    let mut swept = Swept::default();
+    // Who may not look at machines has struck none.
     let Ok(struck) = struck(api).await else {
-        return Vec::new();
+        return swept;
     };
-    let mut done = Vec::new();
     for (machine, namespace) in struck {
         let gone = going.contains(&namespace) || matches!(api.get::<Namespace>(None, &namespace).await, Ok(None));
         if !gone {
             continue;
         }
-        done.push(if dry_run {
-            format!("would give the machine {machine} back, which {namespace} has struck")
-        } else {
-            let left = mend(api, vec![(machine.clone(), namespace.clone())]).await;
-            let mended = format!("gave the machine {machine} back, which {namespace} had struck");
-            left.into_iter().next().unwrap_or(mended)
-        });
+        if dry_run {
+            (swept.done).push(format!(
+                "would give the machine {machine} back, which {namespace} has struck"
+            ));
+            continue;
+        }
+        let left = mend(api, vec![(machine.clone(), namespace.clone())]).await;
+        if left.is_empty() {
+            (swept.done).push(format!("gave the machine {machine} back, which {namespace} had struck"));
+        }
+        swept.left.extend(left);
     }
-    done
+    swept
 }
 
 /// What the codes of this module mean.
@@ -486,20 +491,20 @@ mod tests {
         let refused = cordon(&api, "m", "mine").await.unwrap_err();
         assert_eq!(refused.code, "infra/machine-held");
         assert_eq!(release(&api, "mine", CHANGE).await, [""; 0]);
-        assert_eq!(sweep(&api, &[], false).await, [""; 0]);
+        assert_eq!(sweep(&api, &[], false).await, Swept::default());
         assert!(!takes_pods(&state));
     }
 
     #[tokio::test]
     async fn machines_of_runs_that_are_gone_are_mended() {
         let (api, state) = machine(json!({ CORDONED: "alive" }), true);
-        assert_eq!(sweep(&api, &[], false).await, [""; 0]);
+        assert_eq!(sweep(&api, &[], false).await, Swept::default());
         assert!(!takes_pods(&state));
         let words = sweep(&api, &["alive".to_owned()], true).await;
-        assert_eq!(words, ["would give the machine m back, which alive has struck"]);
+        assert_eq!(words.done, ["would give the machine m back, which alive has struck"]);
         let (api, state) = machine(json!({ CORDONED: "gone" }), true);
         let words = sweep(&api, &[], false).await;
-        assert_eq!(words, ["gave the machine m back, which gone had struck"]);
+        assert_eq!(words.done, ["gave the machine m back, which gone had struck"]);
         assert!(takes_pods(&state));
     }
 

@@ -26,6 +26,7 @@ use super::teardown;
 use super::tunnel::{self, Connection};
 use super::watch::{self, Pods, State, View};
 use crate::agent::packets::protocol::{Answer, Ask, Bound, PORT, PROTOCOL, PodRules, Reply, Rule, Rules, token};
+use crate::agent::registry::Swept;
 use crate::agent::tamper::Tamper;
 use crate::agent::{lock, trouble};
 use crate::backend::{PacketShape, Trouble};
@@ -270,16 +271,17 @@ async fn remove_unused(api: &Api, limit: Duration) -> Result<Vec<String>, Failur
 }
 
 /// Takes off the runs whose namespaces are gone. Returns what was (or with `dry_run` would be) done, in words.
-pub async fn sweep(api: &Api, dry_run: bool, limit: Duration) -> Vec<String> {
-    match Box::pin(try_sweep(api, dry_run, limit)).await {
-        Ok(words) => words,
-        Err(failure) => vec![format!("could not look for agents: {failure}")],
+pub async fn sweep(api: &Api, dry_run: bool, limit: Duration) -> Swept {
+    let mut swept = Swept::default();
+    if let Err(failure) = Box::pin(try_sweep(api, dry_run, limit, &mut swept)).await {
+        swept.left.push(format!("could not look for agents: {failure}"));
     }
+    swept
 }
 
-async fn try_sweep(api: &Api, dry_run: bool, limit: Duration) -> Result<Vec<String>, Failure> {
+async fn try_sweep(api: &Api, dry_run: bool, limit: Duration, swept: &mut Swept) -> Result<(), Failure> {
     let Some(system) = api.get::<Namespace>(None, SYSTEM).await?.filter(is_ours) else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let all = api.list::<Namespace>(None, &format!("{MANAGED_BY}={MANAGER}")).await?;
     let there: BTreeSet<String> = all.iter().map(ResourceExt::name_any).collect();
@@ -289,21 +291,27 @@ async fn try_sweep(api: &Api, dry_run: bool, limit: Duration) -> Result<Vec<Stri
         .map(|(run, _)| run)
         .collect();
     if dry_run {
-        return Ok(over
+        let would = over
             .iter()
-            .map(|run| format!("run {run}: would take it off the agents"))
-            .collect());
+            .map(|run| format!("run {run}: would take it off the agents"));
+        swept.done.extend(would);
+        return Ok(());
     }
-    let mut words = Vec::new();
     for run in &over {
-        words.push(format!("run {run}: took it off the agents"));
-        words.extend(try_leave(api, run, limit).await?);
+        let left = try_leave(api, run, limit).await?;
+        if left.is_empty() {
+            swept.done.push(format!("run {run}: took it off the agents"));
+        }
+        swept.left.extend(left);
     }
     if all.is_empty() {
-        words.push(format!("removed the agents that no run uses (namespace {SYSTEM})"));
-        words.extend(remove_unused(api, limit).await?);
+        let left = remove_unused(api, limit).await?;
+        if left.is_empty() {
+            (swept.done).push(format!("removed the agents that no run uses (namespace {SYSTEM})"));
+        }
+        swept.left.extend(left);
     }
-    Ok(words)
+    Ok(())
 }
 
 /// The agents on the machines of one run's pods. A copy is the same.
@@ -899,15 +907,18 @@ mod tests {
         joined(&api, "a").await;
         joined(&api, "lost").await;
         let would = sweep(&api, true, JOIN).await;
-        assert_eq!(would, ["run lost: would take it off the agents"]);
-        assert_eq!(sweep(&api, false, JOIN).await, ["run lost: took it off the agents"]);
+        assert_eq!(would.done, ["run lost: would take it off the agents"]);
+        assert_eq!(
+            sweep(&api, false, JOIN).await.done,
+            ["run lost: took it off the agents"]
+        );
         assert_eq!(runs(&cluster.lock().unwrap()), ["run.trialnet.dev/a"]);
         let patch = json!({ "metadata": { "annotations": { "run.trialnet.dev/a": null } } });
         api.merge::<Namespace>(None, SYSTEM, &patch).await.unwrap();
         let done = sweep(&api, false, JOIN).await;
-        assert!(done[0].contains("removed the agents"), "{done:?}");
+        assert!(done.done[0].contains("removed the agents"), "{done:?}");
         assert!(cluster.lock().unwrap().system.is_none());
-        assert_eq!(sweep(&api, false, JOIN).await, [""; 0]);
+        assert_eq!(sweep(&api, false, JOIN).await, Swept::default());
     }
 
     fn view() -> View {
