@@ -57,6 +57,11 @@ fn scenarios() -> Vec<PathBuf> {
 }
 
 fn render(file: &Path, arguments: &[&str]) -> String {
+    rendered(file, arguments).expect("its programs are here, or images are named")
+}
+
+/// `None` where a program is not on this machine and no image has it; where it is required the test fails.
+fn rendered(file: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_trialnet"))
         .arg("render")
         .arg(file)
@@ -64,8 +69,13 @@ fn render(file: &Path, arguments: &[&str]) -> String {
         .env_remove("TRIALNET_SEED")
         .output()
         .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    if words.contains("on this machine, or an image that has it") && !env::requires("chains") {
+        eprintln!("passed over: {}: {words}", file.display());
+        return None;
+    }
     assert!(output.status.success(), "{}: {output:?}", file.display());
-    String::from_utf8(output.stdout).unwrap()
+    Some(String::from_utf8(output.stdout).unwrap())
 }
 
 fn documents(stream: &str) -> Vec<Value> {
@@ -201,7 +211,9 @@ fn the_budget_of_four_validators_keeps_three() {
 #[test]
 fn every_shipped_scenario_keeps_to_the_policy() {
     for file in scenarios() {
-        let stream = render(&file, &["--seed", "1", "--show-secrets"]);
+        let Some(stream) = rendered(&file, &["--seed", "1", "--show-secrets"]) else {
+            continue;
+        };
         assert_eq!(
             stream,
             render(&file, &["--seed", "1", "--show-secrets"]),
@@ -403,7 +415,10 @@ fn a_real_server_takes_every_shipped_scenario() {
         for files in files.chunks(files.len().div_ceil(4)) {
             scope.spawn(move || {
                 for file in files {
-                    let (taken, said) = space.dry_run(&render(file, &["--namespace", &space.0]));
+                    let Some(stream) = rendered(file, &["--namespace", &space.0]) else {
+                        continue;
+                    };
+                    let (taken, said) = space.dry_run(&stream);
                     assert!(taken, "{}: {said}", file.display());
                     assert!(!said.contains("Warning"), "{}: {said}", file.display());
                 }
