@@ -16,6 +16,7 @@ pub mod plan;
 pub mod ps;
 pub mod rbac;
 pub mod render;
+pub mod report;
 pub mod run;
 pub mod shrink;
 pub mod texts;
@@ -74,6 +75,7 @@ pub async fn run(cli: Cli, ui: &Ui, exe: &Path, cancel: &Cancel) -> u8 {
         Command::Schema => texts::schema(ui),
         Command::Explain(args) => texts::explain(&args, ui),
         Command::Judge(args) => judge::run(&args, ui),
+        Command::Report(args) => report::run(&args, ui),
         Command::Shrink(args) => Box::pin(shrink::run(&args, ui, exe, cancel)).await,
         Command::Doctor(args) => Box::pin(machine::doctor(&args, ui)).await,
         Command::Rbac(args) => rbac::run(&args, ui),
@@ -119,6 +121,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Judge a run again from its folder alone.
     Judge(JudgeArgs),
+    /// Write the page of a run, from its folder alone.
+    Report(ReportArgs),
     /// Find the smallest rehearsal that fails as a run did, and write it as a scenario.
     Shrink(ShrinkArgs),
     /// Check whether this machine, or a cluster, has what runs need.
@@ -489,6 +493,18 @@ pub struct JudgeArgs {
     /// As JSON, the verdict.json of a run folder.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `trialnet report`.
+#[derive(Clone, Debug, Args)]
+pub struct ReportArgs {
+    /// The folder of a run, also of one that was cut off.
+    #[arg(value_name = "RUN_FOLDER", value_hint = ValueHint::DirPath)]
+    pub folder: PathBuf,
+
+    /// The file to write [default: RUN_FOLDER/report.html].
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
 }
 
 /// `trialnet gc`.

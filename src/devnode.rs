@@ -392,7 +392,7 @@ pub fn main(args: DevnodeArgs) -> Result<(), Error> {
     result
 }
 
-/// Log lines: `LEVEL message key=value`.
+/// Log lines: `2026-11-22T16:55:03.424Z LEVEL message key=value`.
 mod log {
     use std::fmt;
 
@@ -417,7 +417,8 @@ mod log {
             mut writer: Writer<'_>,
             event: &Event<'_>,
         ) -> fmt::Result {
-            write!(writer, "{} ", event.metadata().level())?;
+            let now = humantime::format_rfc3339_millis(std::time::SystemTime::now());
+            write!(writer, "{now} {} ", event.metadata().level())?;
             context.format_fields(writer.by_ref(), event)?;
             writeln!(writer)
         }

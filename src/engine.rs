@@ -34,7 +34,7 @@ pub(crate) use faults::all_links;
 pub use faults::{Held, HeldFault};
 pub use probe::until;
 pub use stay::{Hand, Made};
-pub(crate) use steps::{observer, wanted};
+pub(crate) use steps::{observer, polling, wanted};
 
 /// What a run needs.
 pub struct Setup<'a> {

@@ -1,9 +1,11 @@
-//! Consumers of a run's records: terminal, plain lines, run folder, JUnit.
+//! Consumers of a run's records: terminal, plain lines, run folder, JUnit, the page.
 //!
 //! Everything here is made from one stream of [`Event`]s and can be tested by feeding events. Nothing here judges.
 
+pub mod excerpt;
 pub mod folder;
 pub mod junit;
+pub mod page;
 pub mod summary;
 pub mod terminal;
 pub mod view;

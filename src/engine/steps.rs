@@ -776,10 +776,15 @@ pub(crate) fn observer(plan: &Plan, adapter: &dyn ChainAdapter, rendered: &Rende
     })
 }
 
-/// What the observer looks at, and how often: a few times in a block, but never more than the machine bears.
-fn observing(plan: &Plan, keys: &ForeignKeys, targets: Vec<observe::Target>) -> observe::Config {
+/// How often each node is asked: a few times in a block, but never more than the machine bears.
+pub(crate) fn polling(plan: &Plan) -> Ms {
     let least = if plan.network.nodes.len() > 20 { Ms(200) } else { Ms(50) };
-    let interval = Ms((plan.network.block_time.0 / 3).clamp(least.0, 500));
+    Ms((plan.network.block_time.0 / 3).clamp(least.0, 500))
+}
+
+/// What the observer looks at, and how often.
+fn observing(plan: &Plan, keys: &ForeignKeys, targets: Vec<observe::Target>) -> observe::Config {
+    let interval = polling(plan);
     let patterns = plan.steps.iter().filter_map(|step| match &step.action {
         Action::Expect(Expect {
             what: What::Log { contains },

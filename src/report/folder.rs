@@ -5,7 +5,7 @@
 //! | `scenario.toml`, `scenario.sha256` | the scenario's text and its hash, as `sha256sum --check` reads it |
 //! | `plan.json` | the resolved plan |
 //! | `records.jsonl` | one record a line, each written to the system at once |
-//! | `verdict.json`, `junit.xml` | at the end, put in place by renaming |
+//! | `verdict.json`, `junit.xml`, `report.html` | at the end, put in place by renaming |
 //! | `logs/` | the output of the nodes, `<node>.<component>.log` |
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -22,8 +22,8 @@ use crate::model::verdict::Report;
 use crate::model::{FORMAT, Plan};
 use crate::record::{Event, Record, Stamped};
 
-use super::junit;
 use super::words::clean;
+use super::{junit, page};
 
 /// The scenario's text.
 pub const SCENARIO: &str = "scenario.toml";
@@ -240,11 +240,16 @@ impl Folder {
         Ok(self.records.write_all(&self.line)?)
     }
 
-    /// Writes the report for people's programs and for CI services.
+    /// Writes the report for people's programs, for CI services and for people.
     fn report(&self, report: &Report) -> Result<(), FolderError> {
         replace(&self.path.join(VERDICT), &json(VERDICT, report)?)?;
         let xml = junit::xml(&[report]).map_err(|error| serialize(JUNIT, error))?;
-        Ok(replace(&self.path.join(JUNIT), xml.as_bytes())?)
+        replace(&self.path.join(JUNIT), xml.as_bytes())?;
+        // From the records and logs, which are whole by now.
+        Ok(replace(
+            &self.path.join(page::FILE),
+            page::page(&self.path)?.as_bytes(),
+        )?)
     }
 }
 

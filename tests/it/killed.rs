@@ -288,6 +288,7 @@ fn polite_signals_interrupt_with_a_complete_run_folder() {
             "scenario.toml",
             "plan.json",
             "junit.xml",
+            "report.html",
             "logs/validator-0.devnode.log",
         ] {
             assert!(trial.folder().join(file).is_file(), "{file} is missing");
