@@ -121,7 +121,7 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Judge a run again from its folder alone.
     Judge(JudgeArgs),
-    /// Write the page of a run, from its folder alone.
+    /// Write the page of a run, or put several runs side by side, from their folders alone.
     Report(ReportArgs),
     /// Find the smallest rehearsal that fails as a run did, and write it as a scenario.
     Shrink(ShrinkArgs),
@@ -498,11 +498,11 @@ pub struct JudgeArgs {
 /// `trialnet report`.
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// The folder of a run, also of one that was cut off.
-    #[arg(value_name = "RUN_FOLDER", value_hint = ValueHint::DirPath)]
-    pub folder: PathBuf,
+    /// The folder of a run, also of one that was cut off: its page is written. Of several a table is printed as Markdown, with changes against the first.
+    #[arg(value_name = "RUN_FOLDER", value_hint = ValueHint::DirPath, required = true)]
+    pub folders: Vec<PathBuf>,
 
-    /// The file to write [default: RUN_FOLDER/report.html].
+    /// The file to write [default of one run: RUN_FOLDER/report.html]; of several runs a page if it ends in .html.
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub out: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 //!
 //! Everything here is made from one stream of [`Event`]s and can be tested by feeding events. Nothing here judges.
 
+pub mod compare;
 pub mod excerpt;
 pub mod folder;
 pub mod junit;

@@ -15,6 +15,7 @@ use crate::model::verdict::Report;
 use crate::model::{Ms, NodeName, Plan};
 use crate::record::{NodeEvent, Phase, Record, Sample, Silence, Stamped};
 
+use super::compare::Figures;
 use super::excerpt::{self, Excerpt};
 use super::folder::{self, FolderError};
 
@@ -43,6 +44,32 @@ pub fn page(folder: &Path) -> Result<String, FolderError> {
     let whole = folder::verdict(folder)?.is_some();
     let data = gather.data(folder, whole);
     Ok(html(&data))
+}
+
+/// What is compared of a run with others; it is called by the folder's name.
+///
+/// # Errors
+/// When it is not a run folder that can be read.
+pub(super) fn figures(folder: &Path) -> Result<Figures, FolderError> {
+    let (plan, records) = folder::read(folder)?;
+    let mut gather = Gather::new(&plan);
+    for stamped in records {
+        gather.feed(&stamped?);
+    }
+    let judged = gather.ready.unwrap_or(i64::MAX)..gather.removal.unwrap_or(i64::MAX);
+    let inside = gather.blocks.iter().filter(|(at, _)| judged.contains(at));
+    let mut blocks: Vec<i64> = inside.map(|(_, took)| *took).collect();
+    blocks.sort_unstable();
+    Ok(Figures {
+        name: folder
+            .file_name()
+            .unwrap_or(folder.as_os_str())
+            .to_string_lossy()
+            .into_owned(),
+        versions: plan.network.nodes.iter().map(|node| node.version.clone()).collect(),
+        report: gather.judge.report(),
+        blocks,
+    })
 }
 
 /// Fills the data into the page. Whatever a node said, it stays text: `<` cannot end the script.
@@ -458,7 +485,7 @@ fn pairs(points: &[(i64, u64)], zero: i64) -> Vec<i64> {
 }
 
 /// The word that a value has in files.
-fn word(value: &impl Serialize) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),
