@@ -36,6 +36,16 @@ pub trait Deployer: Send + Sync {
     /// Runs a job to its end.
     fn run_job<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<JobOutput, Trouble>>;
 
+    /// Is told what nodes may be replaced by later ([`NodeOps::replace`]), and sees that their programs can be had. Called at most once, after the jobs
+    /// and before `apply`.
+    ///
+    /// # Errors
+    /// A program that is missing.
+    fn provide<'a>(&'a self, later: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
+        let none = later.is_empty();
+        Box::pin(async move { if none { Ok(()) } else { Err(no_replacement("a node")) } })
+    }
+
     /// Makes the nodes: writes their files, and starts those with `started = true`, in parallel. Returns when each has been
     /// started, not when it answers. Nothing that started is left behind after an error and `destroy`.
     fn apply<'a>(&'a self, specs: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>>;
@@ -117,6 +127,12 @@ pub trait NodeOps: Send + Sync {
 
     /// Starts those components of the node that are down. Starting a node of which all run is an error.
     fn start<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>>;
+
+    /// Makes a node that is down another one of the same name, on the same volumes and with the same components, and starts it. What it becomes was
+    /// told to [`Deployer::provide`]. Files that are written once stay as they are.
+    fn replace<'a>(&'a self, spec: &'a NodeSpec) -> BoxFuture<'a, Result<(), Trouble>> {
+        Box::pin(async move { Err(no_replacement(&spec.name)) })
+    }
 
     /// Halts all processes of the node (SIGSTOP).
     fn pause<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>>;
@@ -602,6 +618,15 @@ fn no_packets() -> Trouble {
         node: None,
         expected: "a backend that can make packets be lost".to_owned(),
         seen: "this one cannot".to_owned(),
+    }
+}
+
+fn no_replacement(node: &str) -> Trouble {
+    Trouble {
+        code: "infra/not-offered".to_owned(),
+        node: None,
+        expected: format!("{node} replaced by another version"),
+        seen: "this backend does not replace its nodes".to_owned(),
     }
 }
 

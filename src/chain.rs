@@ -68,6 +68,11 @@ pub trait ChainAdapter: Send + Sync {
     /// The ports of a node. The one named `rpc` is what the observer talks to; the one named `p2p` is where links lead.
     fn ports(&self) -> Vec<Port>;
 
+    /// Texts in a node's log by which its program says that it is broken.
+    fn alarms(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The volumes of a node by name.
     fn volumes(&self, network: &Network) -> Vec<String>;
 

@@ -2,7 +2,7 @@
 //!
 //! Each module keeps the list of its own codes; here they come together.
 
-use crate::backend::kubernetes::{api, credentials, machines, provider};
+use crate::backend::kubernetes::{api, credentials, machines, provider, replace};
 use crate::report::folder;
 use crate::{desk, judge, scenario};
 
@@ -19,6 +19,7 @@ const LISTS: &[&[Code]] = &[
     provider::CODES,
     credentials::CODES,
     machines::CODES,
+    replace::CODES,
     desk::CODES,
 ];
 

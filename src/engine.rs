@@ -13,6 +13,7 @@ mod rehearsal;
 mod repeat;
 mod stay;
 mod steps;
+mod upgrade;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Deployer;
 use crate::chain::ChainAdapter;
-use crate::judge::{Answer, Judge};
+use crate::judge::{Answer, GateSeen, Judge};
 use crate::model::verdict::{Class, Report, Verdict};
 use crate::model::{FORMAT, Ms, Plan};
 use crate::observe::line::Told;
@@ -174,6 +175,7 @@ async fn carry(setup: Setup<'_>, stay: bool) -> (Finished, Option<Made>) {
         keep,
         stay,
         made: std::sync::OnceLock::new(),
+        later: std::sync::OnceLock::new(),
     };
     let leading = tokio::spawn(Box::pin(lead.run()));
     let mut sources = Sources {
@@ -212,6 +214,14 @@ enum Message {
     AtRest(oneshot::Sender<()>),
     /// Reply when a fault is over, as far as anybody can see.
     Over(String, oneshot::Sender<()>),
+    /// Reply when the batch of an upgrade with this fault has passed its gate, for which Q has to be at least this; or when it cannot any more.
+    Gate(String, u64, oneshot::Sender<GateSeen>),
+    /// Reply at once with what that waits for.
+    GateNow(String, u64, oneshot::Sender<GateSeen>),
+    /// Reply when none of these nodes is down for a fault.
+    Free(Vec<crate::model::NodeName>, oneshot::Sender<()>),
+    /// Reply when the process of this node is known to be gone.
+    Ended(crate::model::NodeName, oneshot::Sender<()>),
     /// Reply at once whether this fault of the rehearsal may strike now.
     Room(String, oneshot::Sender<Result<(), String>>),
     /// Reply at once with what is missing for *ready*, in words.
@@ -287,6 +297,9 @@ enum Waiter {
     Settled(oneshot::Sender<()>),
     AtRest(oneshot::Sender<()>),
     Over(String, oneshot::Sender<()>),
+    Gate(String, u64, oneshot::Sender<GateSeen>),
+    Free(Vec<crate::model::NodeName>, oneshot::Sender<()>),
+    Ended(crate::model::NodeName, oneshot::Sender<()>),
 }
 
 /// Owns the run's state.
@@ -355,6 +368,10 @@ impl Dispatcher<'_> {
             Message::Settled(reply) => self.waiting.push(Waiter::Settled(reply)),
             Message::AtRest(reply) => self.waiting.push(Waiter::AtRest(reply)),
             Message::Over(id, reply) => self.waiting.push(Waiter::Over(id, reply)),
+            Message::Gate(id, goal, reply) => self.waiting.push(Waiter::Gate(id, goal, reply)),
+            Message::GateNow(id, goal, reply) => drop(reply.send(self.judge.gate(&id, goal))),
+            Message::Free(nodes, reply) => self.waiting.push(Waiter::Free(nodes, reply)),
+            Message::Ended(node, reply) => self.waiting.push(Waiter::Ended(node, reply)),
             Message::Room(id, reply) => drop(reply.send(self.judge.room_for(&id))),
             Message::Missing(reply) => drop(reply.send(self.missing())),
             Message::Verdict(reply) => drop(reply.send(self.verdict_now())),
@@ -410,6 +427,12 @@ impl Dispatcher<'_> {
                 Waiter::Settled(reply) if self.judge.settled().is_ok() => drop(reply.send(())),
                 Waiter::AtRest(reply) if self.judge.at_rest() => drop(reply.send(())),
                 Waiter::Over(id, reply) if self.judge.is_over(&id) => drop(reply.send(())),
+                Waiter::Free(nodes, reply) if self.judge.are_free(&nodes) => drop(reply.send(())),
+                Waiter::Ended(node, reply) if self.judge.is_gone(&node) => drop(reply.send(())),
+                Waiter::Gate(id, goal, reply) => match self.judge.gate(&id, goal) {
+                    GateSeen::Waits(..) => self.waiting.push(Waiter::Gate(id, goal, reply)),
+                    seen => drop(reply.send(seen)),
+                },
                 Waiter::Answer(step, reply) => match self.judge.answer(step) {
                     Answer::Pending(_) => self.waiting.push(Waiter::Answer(step, reply)),
                     answer => drop(reply.send(answer)),

@@ -17,6 +17,7 @@ mod liveness;
 mod nodes;
 mod notes;
 mod rehearsal;
+mod upgrade;
 mod verdict;
 
 #[cfg(test)]
@@ -31,13 +32,19 @@ use self::expect::{LoadCounts, StepTrack, TxTrack};
 use self::faults::{Certain, Life, View};
 use self::nodes::{Heights, Track};
 use self::notes::{Draft, Notes};
+use self::upgrade::{Mixed, Moving};
 use crate::model::verdict::{Class, Finding, Report};
 use crate::model::{Action, Expect, Invariant, Ms, Plan, Start};
 use crate::quorum::Net;
 use crate::record::{Phase, Record, Stamped, StepState};
 
+pub use self::upgrade::GateSeen;
+
 /// Three intervals of the heartbeat (one second). A longer time without any observation of a node is a gap, not a stall.
 const GAP: Ms = Ms(3000);
+
+/// So many lines by which nodes' programs say that they are broken are kept.
+const COMPLAINTS: usize = 10_000;
 
 /// So long a conflict between nodes is held back until every node that answers has said what it has: the first two to speak do not
 /// show which of them is alone.
@@ -81,6 +88,13 @@ pub struct Judge {
     steps: Vec<StepTrack>,
     /// Expectations that have begun and are not decided.
     open: Vec<usize>,
+    /// What upgrades did.
+    moves: Vec<Moving>,
+    /// The version that each node runs.
+    runs: Vec<String>,
+    mixed: Vec<Mixed>,
+    /// Lines of nodes' logs by which their programs say that they are broken: when, and which node's.
+    complaints: Vec<(Ms, usize, String)>,
     /// M and the time from which recovery after the last step counts.
     settle_mark: Option<(u64, Ms)>,
     settle_judged: bool,
@@ -142,6 +156,10 @@ impl Judge {
             view_stale: true,
             steps: vec![StepTrack::default(); plan.steps.len()],
             open: Vec::new(),
+            moves: Vec::new(),
+            runs: nodes.iter().map(|node| node.version.clone()).collect(),
+            mixed: Vec::new(),
+            complaints: Vec::new(),
             settle_mark: None,
             settle_judged: false,
             goal: None,
@@ -314,6 +332,9 @@ impl Judge {
                 node, pattern, line, ..
             } => {
                 if let Some(i) = self.index(node) {
+                    if self.complaints.len() < COMPLAINTS && self.is_complaint(pattern) {
+                        self.complaints.push((self.now, i, line.clone()));
+                    }
                     self.logs.insert((pattern.clone(), i), (self.now, line.clone()));
                 }
             }
@@ -353,6 +374,14 @@ impl Judge {
                 targets,
                 detail,
             } => self.fault_state(id, *state, targets, detail),
+            Record::Upgrade {
+                id,
+                node,
+                from,
+                to,
+                back,
+                state,
+            } if self.closed.is_none() => self.moved(id, node, (from, to), *back, state),
             Record::Trouble {
                 code,
                 node,
@@ -469,6 +498,18 @@ impl Judge {
             Some(Action::Expect(expect)) => Some(expect),
             _ => None,
         }
+    }
+
+    /// Whether a text that was found in a log is none that an expectation looks for.
+    fn is_complaint(&self, pattern: &str) -> bool {
+        let looked_for = |step: &crate::model::Step| match &step.action {
+            Action::Expect(Expect {
+                what: crate::model::What::Log { contains },
+                ..
+            }) => contains == pattern,
+            _ => false,
+        };
+        !self.plan.steps.iter().any(looked_for)
     }
 
     fn is_expect(&self, step: usize) -> bool {

@@ -95,8 +95,10 @@ fn has_cluster() -> bool {
 /// A program of the file's versions that is not on this machine.
 fn missing_program(file: &Path, backend: BackendKind) -> Option<String> {
     let Loaded { plan, .. } = run::load(file, backend, None).ok()?;
-    let used =
-        |name: &String| plan.network.version == *name || plan.network.nodes.iter().any(|node| node.version == *name);
+    let used = |name: &String| {
+        let at_first = plan.network.version == *name || plan.network.nodes.iter().any(|node| node.version == *name);
+        at_first || plan.upgrades().any(|(_, upgrade)| upgrade.to == *name)
+    };
     let binaries = plan
         .versions
         .iter()

@@ -4,6 +4,7 @@
 //! `plan.json` in the run folder, so that a run can be judged again later without the file it came from.
 
 pub mod effects;
+pub mod upgrade;
 pub mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -449,6 +450,8 @@ pub enum Action {
     },
     /// Damages files of nodes that are down; never taken back.
     Corrupt(Corrupt),
+    /// Moves nodes to another version, batch by batch, on the data that they have.
+    Upgrade(upgrade::Upgrade),
     /// Lets time pass.
     Wait(Ms),
     /// Sends transactions at a rate.
@@ -559,6 +562,8 @@ pub enum FaultKind {
     Stop,
     /// Stopped gracefully, started at once; ends when the node answers again.
     Restart,
+    /// Stopped gracefully and started as another version: a batch of an upgrade. Ends when the batch has passed its gate.
+    Upgrade,
     /// Links between different sides are cut.
     Partition {
         /// Disjoint sides that together hold every node.
@@ -942,12 +947,22 @@ impl Plan {
         })
     }
 
-    /// Every fault of the plan: those of the steps, their repetitions, then those of the rehearsal.
+    /// Every fault of the plan: those of the steps, their repetitions, the batches of upgrades, then those of the rehearsal.
     pub fn every_fault(&self) -> impl Iterator<Item = &Fault> {
         let rehearsed = self.chaos.iter().flat_map(|chaos| &chaos.schedule);
         let of_steps = self.faults().map(|(_, fault)| fault);
         let again = self.repeats.iter().map(|repeat| &repeat.fault);
-        of_steps.chain(again).chain(rehearsed.map(|timed| &timed.fault))
+        let batches = self.upgrades().flat_map(|(_, upgrade)| &upgrade.batches);
+        let batches = batches.flat_map(|batch| [&batch.forth, &batch.back]);
+        (of_steps.chain(again).chain(batches)).chain(rehearsed.map(|timed| &timed.fault))
+    }
+
+    /// Every upgrade of the plan in the order of its steps.
+    pub fn upgrades(&self) -> impl Iterator<Item = (&Step, &upgrade::Upgrade)> {
+        self.steps.iter().filter_map(|step| match &step.action {
+            Action::Upgrade(upgrade) => Some((step, upgrade)),
+            _ => None,
+        })
     }
 
     /// How many times a step strikes again, and how long after the first time the last of them begins; `None` for a step that repeats nothing.
@@ -1067,7 +1082,13 @@ impl FaultKind {
     #[must_use]
     pub const fn ends_processes(&self) -> bool {
         match self {
-            Self::Kill | Self::Remove(_) | Self::Drain | Self::Machine(_) | Self::Stop | Self::Restart => true,
+            Self::Kill
+            | Self::Remove(_)
+            | Self::Drain
+            | Self::Machine(_)
+            | Self::Stop
+            | Self::Restart
+            | Self::Upgrade => true,
             Self::Pause
             | Self::Partition { .. }
             | Self::Isolate { .. }
@@ -1148,6 +1169,7 @@ impl FaultKind {
             Self::Pause => "pause",
             Self::Stop => "stop",
             Self::Restart => "restart",
+            Self::Upgrade => "upgrade",
             Self::Partition { .. } => "partition",
             Self::Isolate { .. } => "isolate",
             Self::Delay { .. } => "delay",

@@ -172,6 +172,21 @@ pub enum Record {
         /// The evidence in words: the signal, the pid, the bytes that did not move.
         detail: String,
     },
+    /// A node moves to another version.
+    Upgrade {
+        /// The step's id.
+        id: String,
+        /// Which node.
+        node: NodeName,
+        /// The version that it ran before; a key of [`crate::model::Plan::versions`].
+        from: String,
+        /// The version to which it moves.
+        to: String,
+        /// Whether it goes back, because the upgrade has failed.
+        back: bool,
+        /// How far it has come.
+        state: UpgradeState,
+    },
     /// A transaction of a `tx` step.
     Tx {
         /// The step's id.
@@ -231,6 +246,7 @@ impl Record {
             | Self::Log { .. }
             | Self::Step { .. }
             | Self::Fault { .. }
+            | Self::Upgrade { .. }
             | Self::Tx { .. }
             | Self::Load { .. }
             | Self::Tick
@@ -401,6 +417,35 @@ pub enum FaultState {
     AlreadyEnded,
     /// A fault of a rehearsal was left out: there was no room for it when its time came.
     Skipped,
+}
+
+/// How far a node has come on its way to another version, in this order; `Failed` may come after any but the first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpgradeState {
+    /// It is about to be stopped.
+    Begun,
+    /// It has been started as the other version.
+    Replaced,
+    /// It answers, and says that it is the version that was wanted.
+    Verified {
+        /// What it calls itself.
+        reports: String,
+    },
+    /// It is with the others again, and the network has grown.
+    Gated {
+        /// The quorum's height then.
+        height: u64,
+    },
+    /// It did not get further.
+    Failed {
+        /// The finding's code.
+        code: String,
+        /// What was expected.
+        expected: String,
+        /// What was seen.
+        seen: String,
+    },
 }
 
 /// What happened to a transaction.

@@ -20,6 +20,7 @@ pub mod machines;
 pub mod objects;
 pub mod packets;
 pub mod provider;
+pub mod replace;
 pub mod survey;
 pub mod teardown;
 pub mod tunnel;
@@ -45,9 +46,11 @@ use self::control::{Connect, Control, Peer};
 use self::credentials::Credentials;
 use self::guard::Guard;
 use self::logs::Logs;
-use self::objects::images::{self, Images};
+use self::objects::Image;
+use self::objects::images;
 use self::packets::Packets;
 use self::provider::{Cluster, Flags};
+use self::replace::Later;
 use self::tunnel::Forward;
 use self::watch::{Pods, State};
 use super::{
@@ -90,6 +93,9 @@ pub fn capabilities() -> &'static Capabilities {
     });
     &CAPABILITIES
 }
+
+/// The images of components, by node and component.
+type Images = BTreeMap<(NodeName, String), Image>;
 
 /// What the backend needs to know of the run.
 #[derive(Clone, Debug)]
@@ -141,6 +147,12 @@ struct Shared {
     network: OnceLock<Network>,
     /// What observes from beside the nodes, if anything does.
     observer: OnceLock<Observer>,
+    /// What nodes may be replaced by.
+    provided: OnceLock<Vec<NodeSpec>>,
+    /// The same once it is known what their pods are made of.
+    later: OnceLock<Later>,
+    /// How often each node has been replaced.
+    replaced: Mutex<BTreeMap<NodeName, u32>>,
     /// The agents, where packets are to be lost.
     packets: OnceLock<Packets>,
     /// By node and port.
@@ -202,6 +214,9 @@ impl Kubernetes {
                 reserved: OnceLock::new(),
                 network: OnceLock::new(),
                 observer: OnceLock::new(),
+                provided: OnceLock::new(),
+                later: OnceLock::new(),
+                replaced: Mutex::default(),
                 packets: OnceLock::new(),
                 tunnels: Mutex::default(),
                 disturbed: Mutex::default(),
@@ -233,11 +248,18 @@ impl Kubernetes {
         let shared = &self.shared;
         let none = (Addresses::default(), Vec::new());
         let (addresses, links) = shared.reserved.get().unwrap_or(&none);
-        let mut options = shared.object_options(site, specs).await?;
+        let provided = shared.provided.get().cloned().unwrap_or_default();
+        let (mut options, nodes) = shared.object_options(site, specs, provided).await?;
         let alone = shared.options.alone.len();
         if alone > 0 {
             options.kept = machines::room(&site.api, alone, specs.len() > alone).await?;
         }
+        let later = Later {
+            options: options.clone(),
+            nodes,
+        };
+        // It is applied once.
+        drop(shared.later.set(later));
         let mut objects = objects::network(specs, addresses, links, &options)?;
         if let Some(observer) = shared.observer.get() {
             objects.extend(objects::observer::objects(observer, addresses, &options)?);
@@ -840,8 +862,13 @@ impl Shared {
         })
     }
 
-    /// Makes the images that are missing, loads them, and says what the objects depend on.
-    async fn object_options(&self, site: &Site, specs: &[NodeSpec]) -> Result<objects::Options, Trouble> {
+    /// Makes the images that are missing, loads them, and says what the objects depend on; also those of what nodes may become later.
+    async fn object_options(
+        &self,
+        site: &Site,
+        specs: &[NodeSpec],
+        later: Vec<NodeSpec>,
+    ) -> Result<(objects::Options, Vec<(NodeSpec, Images)>), Trouble> {
         let KubernetesOptions {
             exe,
             run_id,
@@ -856,8 +883,16 @@ impl Shared {
         } = &self.options;
         let loads = site.cluster.provider != Provider::Existing;
         let (exe, specs, asked) = (exe.clone(), specs.to_vec(), settings.clone());
-        let made = tokio::task::spawn_blocking(move || Images::of(&specs, &asked, loads, &exe));
-        let made = made
+        let made = tokio::task::spawn_blocking(move || {
+            let mut made = images::Images::of(&specs, &asked, loads, &exe)?;
+            let mut all = Vec::with_capacity(later.len());
+            for spec in later {
+                let images = made.also(std::slice::from_ref(&spec), &asked, loads)?;
+                all.push((spec, images));
+            }
+            Ok((made, all))
+        });
+        let (made, later) = made
             .await
             .unwrap_or_else(|error| Err(trouble("internal/task", "images made", error.to_string())))?;
         if loads {
@@ -867,7 +902,7 @@ impl Shared {
                 .collect();
             image::load(&site.cluster, &all).await?;
         }
-        Ok(objects::Options {
+        let options = objects::Options {
             run: run_id.clone(),
             scenario: scenario.clone(),
             owner: Some(owner()),
@@ -884,7 +919,8 @@ impl Shared {
             alone: alone.clone(),
             kept: Vec::new(),
             expires: Some(guard::expires_in(expiry()?)),
-        })
+        };
+        Ok((options, later))
     }
 
     /// Opens the line to the supervisor of a component.
@@ -1084,6 +1120,12 @@ impl Deployer for Kubernetes {
         self.do_run_job(job).boxed()
     }
 
+    fn provide<'a>(&'a self, later: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
+        // Its images are made and loaded with all others.
+        drop(self.shared.provided.set(later.to_vec()));
+        async { Ok(()) }.boxed()
+    }
+
     fn apply<'a>(&'a self, specs: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
         self.do_apply(specs).boxed()
     }
@@ -1178,6 +1220,10 @@ impl NodeOps for Kubernetes {
 
     fn start<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
         self.do_start(node).boxed()
+    }
+
+    fn replace<'a>(&'a self, spec: &'a NodeSpec) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.do_replace(spec).boxed()
     }
 
     fn pause<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {

@@ -297,6 +297,21 @@ impl Local {
         self.order(Ask::Start(vec![node.to_owned()]), PROMPT).await
     }
 
+    async fn do_replace(&self, spec: &NodeSpec) -> Result<(), Trouble> {
+        let guard = self.guard().await?;
+        let programs = home::programs(std::slice::from_ref(spec), &self.shared.options.exe)?;
+        let (shared, own) = (self.shared.clone(), spec.clone());
+        blocking(move || shared.write_home(&own)).await?;
+        // The guard refuses this of a node that runs.
+        guard
+            .ask(Ask::Define(vec![self.shared.define(spec, &programs)]), PROMPT)
+            .await?;
+        if let Some(view) = lock(&self.shared.nodes).get_mut(&spec.name) {
+            view.spec = spec.clone();
+        }
+        self.order(Ask::Start(vec![spec.name.clone()]), PROMPT).await
+    }
+
     async fn do_wipe(&self, node: &str) -> Result<(), Trouble> {
         let (spec, up) = self.shared.view(node, |view| {
             let alive = |generation: &Generation| generation.process.is_some_and(Proc::alive);
@@ -574,6 +589,10 @@ impl Deployer for Local {
         self.do_run_job(job).boxed()
     }
 
+    fn provide<'a>(&'a self, later: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
+        async { home::programs(later, &self.shared.options.exe).map(drop) }.boxed()
+    }
+
     fn apply<'a>(&'a self, specs: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
         self.do_apply(specs).boxed()
     }
@@ -630,6 +649,10 @@ impl NodeOps for Local {
 
     fn start<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
         self.do_start(node).boxed()
+    }
+
+    fn replace<'a>(&'a self, spec: &'a NodeSpec) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.do_replace(spec).boxed()
     }
 
     fn pause<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {

@@ -66,15 +66,30 @@ pub enum Tamper {
     StressNothing,
     /// `stress` never ends what it began.
     StressForEver,
+    /// `replace` says done, and starts what was there before.
+    ReplaceNothing,
     /// Nodes do not end when they are asked to, only when they are killed.
     EndUnwillingly,
     /// `destroy` says that something could not be removed.
     LeaveSomething,
 }
 
+/// What is wrong with a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// Its nodes end by themselves when they are started.
+    Dies,
+    /// Its nodes run, and never have another block.
+    Stands,
+    /// Its nodes run and do not answer.
+    Silent,
+}
+
 struct World {
     plan: Arc<Plan>,
     tamper: Tamper,
+    /// What is wrong with a version, on one node or on all.
+    flaws: Vec<(Option<NodeName>, String, Flaw)>,
     nodes: Vec<MemoryNode>,
     shapes: Vec<LinkShape>,
     filters: Vec<PacketShape>,
@@ -87,6 +102,8 @@ struct World {
 
 struct MemoryNode {
     name: NodeName,
+    /// A key of the plan's versions.
+    version: String,
     address: SocketAddr,
     /// Keeps others off its port while it is down.
     _port: TcpSocket,
@@ -117,6 +134,7 @@ impl Memory {
         let world = World {
             plan,
             tamper,
+            flaws: Vec::new(),
             nodes: Vec::new(),
             shapes: Vec::new(),
             filters: Vec::new(),
@@ -144,6 +162,18 @@ impl Memory {
         if let Some(node) = world.nodes.iter_mut().find(|known| known.name == node) {
             node.end(&self.events, Some(code), false);
         }
+    }
+
+    /// From now on there is something wrong with a version, on one node or on all: with what is started then, and with what stands.
+    pub fn flaw(&self, node: Option<&str>, version: &str, flaw: Flaw) {
+        let node = node.map(str::to_owned);
+        self.lock().flaws.push((node, version.to_owned(), flaw));
+    }
+
+    /// The version that a node runs.
+    #[must_use]
+    pub fn version(&self, node: &str) -> Option<String> {
+        self.with(node, |node| node.version.clone()).ok()
     }
 
     /// Lets the double lie from now on.
@@ -196,9 +226,10 @@ impl Memory {
         })?;
         let bound = listener.local_addr().unwrap_or(address);
         let stop = CancellationToken::new();
-        {
+        let flaw = {
             let mut world = self.lock();
-            let version = world.plan.network.version.clone();
+            let version = world.nodes[index].version.clone();
+            let flaw = world.flaw(index);
             let node = &mut world.nodes[index];
             node.address = bound;
             node.server = stop.clone();
@@ -213,6 +244,15 @@ impl Memory {
             };
             // Nobody listens any more once the run is over.
             drop(self.events.send(Record::Node { node: name, event }));
+            flaw
+        };
+        match flaw {
+            Some(Flaw::Dies) => {
+                self.lock().nodes[index].end(&self.events, Some(1), false);
+                return Ok(());
+            }
+            Some(Flaw::Silent) => return Ok(()),
+            Some(Flaw::Stands) | None => {}
         }
         let router = Router::new()
             .route("/status", get(status))
@@ -285,10 +325,21 @@ impl World {
         for index in 0..self.nodes.len() {
             // A node is with the quorum when the network would halt if all nodes it reaches were lost; in this world that is:
             // it is up and some uncut path leads to another node that is up, or it is alone.
-            if *self.nodes[index].run.borrow() == RunState::Running && self.majority().contains(&index) {
+            let stands = self.flaw(index) == Some(Flaw::Stands);
+            let runs = *self.nodes[index].run.borrow() == RunState::Running;
+            if runs && !stands && self.majority().contains(&index) {
                 self.nodes[index].height = self.height;
             }
         }
+    }
+
+    /// What is wrong with the version that a node runs.
+    fn flaw(&self, index: usize) -> Option<Flaw> {
+        let MemoryNode { name, version, .. } = &self.nodes[index];
+        let of_it = |(node, of, _): &&(Option<NodeName>, String, Flaw)| {
+            of == version && node.as_ref().is_none_or(|node| node == name)
+        };
+        self.flaws.iter().find(of_it).map(|(_, _, flaw)| *flaw)
     }
 
     /// The connected component with the most power.
@@ -413,6 +464,10 @@ impl Deployer for Memory {
         async { Ok(JobOutput { stdout: Vec::new() }) }.boxed()
     }
 
+    fn provide<'a>(&'a self, _later: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn apply<'a>(&'a self, specs: &'a [NodeSpec]) -> BoxFuture<'a, Result<(), Trouble>> {
         async move {
             for spec in specs {
@@ -427,6 +482,7 @@ impl Deployer for Memory {
                 server.cancel();
                 let node = MemoryNode {
                     name: spec.name.clone(),
+                    version: version(spec),
                     address,
                     _port: port,
                     generation: 0,
@@ -622,6 +678,16 @@ impl NodeOps for Memory {
         .boxed()
     }
 
+    fn replace<'a>(&'a self, spec: &'a NodeSpec) -> BoxFuture<'a, Result<(), Trouble>> {
+        async move {
+            if self.lock().tamper != Tamper::ReplaceNothing {
+                self.with(&spec.name, |node| node.version = version(spec))?;
+            }
+            self.start(&spec.name).await
+        }
+        .boxed()
+    }
+
     fn pause<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), Trouble>> {
         let done = self
             .with(node, |node| node.run.send_replace(RunState::Paused))
@@ -796,6 +862,12 @@ fn reserve() -> std::io::Result<(TcpSocket, SocketAddr)> {
     Ok((socket, address))
 }
 
+/// The version of a node: that of its only component.
+fn version(spec: &NodeSpec) -> String {
+    let version = spec.components.first().map(|component| component.version.clone());
+    version.unwrap_or_default()
+}
+
 fn unknown(node: &str) -> Trouble {
     Trouble {
         code: "infra/io".to_owned(),
@@ -843,12 +915,16 @@ fn hash(height: u64) -> String {
 
 async fn status(State(rpc): State<Rpc>) -> Answer {
     let height = rpc.height().await?;
-    let (plan, name) = {
+    let (plan, name, version) = {
         let world = rpc.memory.lock();
-        (Arc::clone(&world.plan), world.nodes[rpc.index].name.clone())
+        let node = &world.nodes[rpc.index];
+        let known = world.plan.versions.get(&node.version);
+        let reports = known.and_then(|version| version.reports.clone());
+        let version = reports.unwrap_or_else(|| node.version.clone());
+        (Arc::clone(&world.plan), node.name.clone(), version)
     };
     result(json!({
-        "node_info": {"id": name, "network": plan.scenario, "version": plan.network.version, "moniker": name},
+        "node_info": {"id": name, "network": plan.scenario, "version": version, "moniker": name},
         "sync_info": {
             "latest_block_hash": hash(height), "latest_app_hash": hash(height.saturating_sub(1)), "latest_block_height": height.to_string(),
             "latest_block_time": "2026-01-01T00:00:00Z", "earliest_block_height": "1", "catching_up": false,

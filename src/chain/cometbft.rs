@@ -126,6 +126,10 @@ impl ChainAdapter for Cometbft {
         comet_ports()
     }
 
+    fn alarms(&self) -> &'static [&'static str] {
+        &["panic: ", "CONSENSUS FAILURE!!!", "wrong Block.Header", "failed to create node"]
+    }
+
     fn volumes(&self, network: &Network) -> Vec<String> {
         let mut volumes = vec![HOME.to_owned()];
         volumes.extend(network.app.as_ref().map(|_| SOCKETS.to_owned()));

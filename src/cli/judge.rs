@@ -86,6 +86,9 @@ mod tests {
             findings: Vec::new(),
             steps: Vec::new(),
             faults: Vec::new(),
+            upgrades: Vec::new(),
+            mixed: Vec::new(),
+            versions: std::collections::BTreeMap::new(),
             timings: std::collections::BTreeMap::new(),
             off: Vec::new(),
         }

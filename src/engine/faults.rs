@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::probe::{Force, Miss, Pair, Prober, Samples};
+use super::upgrade::{Move, Unmoved, replace};
 use super::{Desk, at};
 use crate::backend::{LinkId, LinkShape, MachineStrike, NodeOps, NodeState, PacketShape, Trouble};
 use crate::model::{DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, Plan, REMOVAL, Removal, STOP_GRACE, Start, Stress};
 use crate::record::{FaultState, NodeEvent, Record};
 
 /// How long the effect of a fault may take to be seen; and how long, after a revert, what trialnet alone puts back: links, halted processes.
-const VERIFY: Ms = Ms::secs(5);
+pub(super) const VERIFY: Ms = Ms::secs(5);
 /// The same where a busy machine hides it for a while: of a delay.
 const PATIENT: Ms = Ms::secs(10);
 /// How long before its end a timed fault is looked at for the last time; a look takes two probes of a link.
@@ -33,6 +34,8 @@ const REVERT_TRIES: u32 = 3;
 pub(super) enum Request {
     /// Inject a fault on resolved targets; reply when its effect is verified.
     Inject(Fault, Vec<NodeName>, oneshot::Sender<Result<(), String>>),
+    /// Replace the nodes of a batch of an upgrade; reply when they answer, or do not.
+    Replace(Fault, Vec<Move>, oneshot::Sender<Result<(), Unmoved>>),
     /// End faults; reply when the revert is verified.
     Heal(Vec<String>, oneshot::Sender<Result<(), String>>),
     /// Start nodes; reply when they answer.
@@ -231,6 +234,7 @@ impl Keeper {
     async fn handle(&mut self, request: Request) {
         match request {
             Request::Inject(fault, targets, reply) => self.inject(fault, targets, reply).await,
+            Request::Replace(fault, moves, reply) => self.replace(fault, moves, reply),
             Request::Heal(ids, reply) => self.heal(ids, reply),
             Request::Start(nodes, reply) => self.start(nodes, reply).await,
             Request::Tell(reply) => {
@@ -468,7 +472,7 @@ impl Keeper {
                 how: how.clone(),
                 limit: self.plan.limits.run,
             },
-            FaultKind::Restart => Look::NOTHING,
+            FaultKind::Restart | FaultKind::Upgrade => Look::NOTHING,
         }
     }
 
@@ -495,6 +499,21 @@ impl Keeper {
         let (desk, prober, limit) = (self.desk.clone(), self.prober.clone(), self.plan.limits.start);
         self.jobs.spawn(async move {
             drop(reply.send(restart(&desk, &prober, &active, limit).await));
+        });
+    }
+
+    /// Replaces nodes by others on the same data.
+    fn replace(&mut self, fault: Fault, moves: Vec<Move>, reply: oneshot::Sender<Result<(), Unmoved>>) {
+        // A node whose replacement has failed is in nobody's hands.
+        let held = |node: &&NodeName| want(&self.on, &self.present, node) != Want::Running;
+        if let Some(node) = fault.targets.nodes().iter().find(held) {
+            let seen = format!("{node} is held by another fault and cannot be replaced");
+            drop(reply.send(Err(Unmoved::Undone(seen))));
+            return;
+        }
+        let (desk, prober, limit) = (self.desk.clone(), self.prober.clone(), self.plan.limits.start);
+        self.jobs.spawn(async move {
+            drop(reply.send(replace(&desk, &prober, &fault, &moves, limit).await));
         });
     }
 
@@ -682,7 +701,7 @@ impl Keeper {
                     .await
                     .map(drop)
             }
-            FaultKind::Restart => Ok(()),
+            FaultKind::Restart | FaultKind::Upgrade => Ok(()),
         }
     }
 

@@ -233,6 +233,15 @@ where
     }
 }
 
+/// Why a node that was replaced is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Away {
+    /// Its process has ended by itself.
+    Ended(String),
+    /// It did not answer in time.
+    Silent(String),
+}
+
 /// Probes the nodes and links of a run.
 #[derive(Clone)]
 pub(super) struct Prober {
@@ -402,6 +411,35 @@ impl Prober {
             Ok(format!("{} runs, RPC answers", pids(&state)))
         })
         .await
+    }
+
+    /// A node runs in a later generation than `before` and answers over RPC: the evidence, and what it calls itself.
+    pub(super) async fn risen(&self, node: &str, before: &NodeState, limit: Ms) -> Result<(String, String), Away> {
+        let Some(rpc) = self.rpc.get(node) else {
+            return Err(Away::Silent(format!("{node} has no RPC address")));
+        };
+        let older = |component: &ComponentState| {
+            let old = before.components.iter().find(|old| old.name == component.name);
+            old.is_some_and(|old| component.generation <= old.generation)
+        };
+        let seen = until(limit, || async {
+            let state = self.state(node).await?;
+            if let Some(old) = state.components.iter().find(|component| older(component)) {
+                return Err(format!("{} of {node} is still generation {}", old.name, old.generation));
+            }
+            // It was started, so nothing but itself can have ended it.
+            if let Some(ended) = (state.components.iter()).find(|component| component.run == RunState::Gone) {
+                return Ok(Err(format!("{} of {node} ended by itself", ended.name)));
+            }
+            match rpc.anew(PATIENT).status().await {
+                Ok(status) => Ok(Ok((format!("{} runs, RPC answers", pids(&state)), status.version))),
+                Err(error) => Err(format!("its RPC does not answer: {}", error.silence().1)),
+            }
+        });
+        match seen.await {
+            Ok(seen) => seen.map_err(Away::Ended),
+            Err(seen) => Err(Away::Silent(seen)),
+        }
     }
 
     /// The platform has brought back the component of a node that was struck. What ended with it left its container, which is all that the platform sees, to the

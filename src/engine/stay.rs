@@ -119,6 +119,9 @@ impl Hand {
             over: CancellationToken::new(),
             current: AtomicUsize::new(0),
             series: std::sync::Mutex::default(),
+            later: BTreeMap::new(),
+            versions: std::sync::Mutex::default(),
+            before: std::sync::Mutex::default(),
         };
         Ok(Self { network, addresses })
     }

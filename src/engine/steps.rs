@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::faults::{Faults, Keeper, Request, all_links};
 use super::probe::{Prober, until};
 use super::repeat::Series;
+use super::upgrade::{Later, alarms, later};
 use super::{Cancel, Desk, Keep, Made, Message};
 use crate::backend::{
     Component, Deployer, Dial, Endpoint, Job, JobOutput, MachineStrike, NodeOps, NodeSpec, Observer, Place, Port,
@@ -59,6 +60,8 @@ pub(super) struct Lead {
     pub(super) stay: bool,
     /// What its files were made from, once they are.
     pub(super) made: OnceLock<Made>,
+    /// What nodes become by upgrades, once it is made.
+    pub(super) later: OnceLock<Later>,
 }
 
 /// A network that has been started.
@@ -76,6 +79,12 @@ pub(super) struct Network {
     pub(super) current: AtomicUsize,
     /// What steps repeat, by the id of the first fault.
     pub(super) series: Mutex<BTreeMap<String, Series>>,
+    /// What nodes become by upgrades.
+    pub(super) later: Later,
+    /// The version that each node runs.
+    pub(super) versions: Mutex<BTreeMap<NodeName, String>>,
+    /// The version that each node of an upgrade, by its id, had before.
+    pub(super) before: Mutex<BTreeMap<(String, NodeName), String>>,
 }
 
 /// Why the steps end before their end. What it is about has been recorded.
@@ -221,7 +230,13 @@ impl Lead {
         let outputs = self.jobs(&jobs).await?;
         // Prepared once.
         drop(self.made.set(Made::new(&addresses, &outputs)));
-        self.adapter.render(&self.plan, &addresses, &outputs).map_err(refused)
+        let render = |plan: &Plan| self.adapter.render(plan, &addresses, &outputs);
+        let rendered = render(&self.plan).map_err(refused)?;
+        let later = later(&self.plan, &rendered, render).map_err(refused)?;
+        // What cannot be had is missed before anything runs.
+        self.deployer.provide(&later.values().cloned().collect::<Vec<_>>()).await?;
+        drop(self.later.set(later));
+        Ok(rendered)
     }
 
     /// Runs jobs: those of one place in their order, the places side by side. What they printed, by name.
@@ -316,7 +331,8 @@ impl Lead {
                 logs,
             });
         }
-        let config = observing(&self.plan, &keys, targets);
+        let alarms = alarms(&self.plan, self.adapter);
+        let config = observing(&self.plan, &keys, targets, alarms);
         let samples = self.samples.clone();
         if let Some(dial) = dial {
             drop(line::follow(dial, self.clock, self.line.clone(), over.clone()));
@@ -341,6 +357,9 @@ impl Lead {
             over,
             current: AtomicUsize::new(0),
             series: Mutex::default(),
+            later: self.later.get().cloned().unwrap_or_default(),
+            versions: Mutex::new(versions(&self.plan)),
+            before: Mutex::default(),
         }))
     }
 
@@ -619,6 +638,7 @@ impl Network {
             Action::Evict { nodes, drain: false } => self.evict(nodes).await,
             Action::Evict { nodes, drain: true } => self.drain_refused(step, nodes).await,
             Action::Corrupt(corrupt) => self.corrupt(corrupt).await,
+            Action::Upgrade(upgrade) => self.upgrade(upgrade).await,
             Action::Expect(expect) => {
                 // `never` is judged at the end, and a log may be looked for from the first line on.
                 if expect.window == Window::Never && !matches!(expect.what, What::Halt { .. }) {
@@ -761,7 +781,7 @@ pub(crate) fn observer(plan: &Plan, adapter: &dyn ChainAdapter, rendered: &Rende
         validators,
         targets: _,
         patterns: _,
-    } = observing(plan, &rendered.keys, Vec::new());
+    } = observing(plan, &rendered.keys, Vec::new(), &[]);
     let settings = Settings {
         protocol: observe::pod::PROTOCOL,
         dialect: adapter.dialect(),
@@ -783,7 +803,7 @@ pub(crate) fn polling(plan: &Plan) -> Ms {
 }
 
 /// What the observer looks at, and how often.
-fn observing(plan: &Plan, keys: &ForeignKeys, targets: Vec<observe::Target>) -> observe::Config {
+fn observing(plan: &Plan, keys: &ForeignKeys, targets: Vec<observe::Target>, alarms: &[&str]) -> observe::Config {
     let interval = polling(plan);
     let patterns = plan.steps.iter().filter_map(|step| match &step.action {
         Action::Expect(Expect {
@@ -799,7 +819,11 @@ fn observing(plan: &Plan, keys: &ForeignKeys, targets: Vec<observe::Target>) -> 
         }
         _ => None,
     });
-    let patterns = patterns.collect();
+    let alarms = alarms.iter().map(|text| observe::Pattern {
+        text: (*text).to_owned(),
+        nodes: plan.network.nodes.iter().map(|node| node.name.clone()).collect(),
+    });
+    let patterns = patterns.chain(alarms).collect();
     observe::Config {
         targets,
         interval,
@@ -807,6 +831,12 @@ fn observing(plan: &Plan, keys: &ForeignKeys, targets: Vec<observe::Target>) -> 
         patterns,
         validators: validators(plan, keys),
     }
+}
+
+/// The version that each node runs at first.
+pub(super) fn versions(plan: &Plan) -> BTreeMap<NodeName, String> {
+    let nodes = plan.network.nodes.iter();
+    nodes.map(|node| (node.name.clone(), node.version.clone())).collect()
 }
 
 /// Node names by validator address, upper-case hex.

@@ -84,6 +84,32 @@ pub const CODES: &[(&str, &str, &str)] = &[
         "a node was not with the others again in time",
         "After the last step all faults end. Within `limits.settle` every node has to pass the highest height of that moment and stay within `max_lag` for three samples. After each fault of a rehearsal the same is asked of its targets, within `recovery` of `[chaos]`.",
     ),
+    // Upgrades.
+    (
+        "upgrade/exited",
+        "the process of an upgraded node ended by itself",
+        "It was started as the other version on the data that it has, and ended before it had passed its gate. How, and its last lines, stand in the finding; the whole log is in the run folder. Most often the new version cannot read what the old one has written, or does not take its configuration.",
+    ),
+    (
+        "upgrade/silent",
+        "an upgraded node does not answer",
+        "Its process was started as the other version, runs, and did not answer over RPC within `limits.start`.",
+    ),
+    (
+        "upgrade/version",
+        "an upgraded node calls itself another version than expected",
+        "Over RPC it does not say what its version `reports`, or what `expect_version` says: another program runs than the one that was meant, or it carries the number of another release.",
+    ),
+    (
+        "upgrade/gate",
+        "an upgraded node, or the network with it, does not go on",
+        "Its gate was not passed in time: the nodes of the batch have to be with the others again, beyond the highest height of the moment at which they answered, and the quorum's height has to grow by `gate.grow` within `gate.within`. The node that is named is not with the others; without a name it is the network that does not grow.",
+    ),
+    (
+        "upgrade/rollback-failed",
+        "a node could not go back to the version that it had",
+        "The upgrade had failed, and its way back has failed too: the older version did not start on the data that the newer one has written, did not answer, says that it is another one, or does not follow. Nothing more is taken back then, since to take further nodes away could cost the network its quorum.",
+    ),
     // Expectations.
     (
         "expect/not-refused",
@@ -524,13 +550,16 @@ mod tests {
             include_str!("liveness.rs"),
             include_str!("nodes.rs"),
             include_str!("rehearsal.rs"),
+            include_str!("upgrade.rs"),
             include_str!("verdict.rs"),
             include_str!("../judge.rs"),
+            // What the engine sees of an upgrade the judge finds.
+            include_str!("../engine/upgrade.rs"),
         ];
         let known: BTreeSet<&str> = CODES.iter().map(|(code, ..)| *code).collect();
         let mut used = BTreeSet::new();
         for text in sources.iter().flat_map(|source| source.split('"')) {
-            let families = ["safety/", "liveness/", "expect/", "evidence/", "run/", "infra/"];
+            let families = ["safety/", "liveness/", "upgrade/", "expect/", "evidence/", "run/", "infra/"];
             let is_code = families
                 .iter()
                 .any(|family| text.starts_with(family) && text.len() > family.len());

@@ -38,6 +38,10 @@ pub(super) struct Life {
     pub(super) stuck: Option<Ms>,
     /// Somebody began to end it.
     pub(super) ending: Option<Ms>,
+    /// Of a batch of an upgrade: it has passed its gate, or was taken back.
+    pub(super) gated: Option<Ms>,
+    /// Of such a batch: it did not come so far, which is found.
+    pub(super) failed: Option<Ms>,
     /// For so long after the revert its targets are not judged: the limit of its `expect.recovery`, or `limits.settle`.
     pub(super) patience: Ms,
     /// M when the revert was verified, and how many samples in a row each node has been with the others since.
@@ -105,6 +109,10 @@ impl Life {
                 ..Self::new(plan, Some(*step), fault)
             })
         });
+        let batches = plan.upgrades().flat_map(|(step, upgrade)| {
+            let both = upgrade.batches.iter().flat_map(|batch| [&batch.forth, &batch.back]);
+            both.map(|fault| Self::new(plan, Some(step.index), fault))
+        });
         let rehearsed = plan.chaos.iter().flat_map(|chaos| {
             let life = |timed: &Timed| Self {
                 patience: chaos.recovery,
@@ -112,7 +120,7 @@ impl Life {
             };
             chaos.schedule.iter().map(life)
         });
-        let mut all: Vec<Self> = of_steps.chain(repeats).chain(rehearsed).collect();
+        let mut all: Vec<Self> = of_steps.chain(repeats).chain(batches).chain(rehearsed).collect();
         // Each fault before its repetitions, for reports; nothing is reckoned by it.
         all.sort_by_key(|life| life.step.unwrap_or(usize::MAX));
         all
@@ -145,6 +153,8 @@ impl Life {
             no_effect: None,
             stuck: None,
             ending: None,
+            gated: None,
+            failed: None,
             patience: patience.unwrap_or(plan.limits.settle),
             recovery: None,
             recovered: None,
@@ -166,12 +176,13 @@ impl Life {
 
     /// From the step's begin until a probe saw that it is gone.
     pub(super) const fn declared(&self) -> bool {
-        self.planned.is_some() && self.revert_verified.is_none() && self.skipped.is_none()
+        self.is_moving() || self.planned.is_some() && self.revert_verified.is_none() && self.skipped.is_none()
     }
 
     /// Whether what its targets do may still be its doing: declared, or reverted and its targets not yet with the others.
     pub(super) fn in_force(&self, now: Ms) -> bool {
         match self.revert_verified {
+            _ if self.is_moving() => true,
             _ if self.planned.is_none() || self.skipped.is_some() => false,
             None => true,
             Some(at) => self.recovered.is_none() && now <= at + self.patience,
@@ -235,6 +246,7 @@ impl Life {
             | FaultKind::Machine(_)
             | FaultKind::Stop
             | FaultKind::Restart
+            | FaultKind::Upgrade
             | FaultKind::Pause
             | FaultKind::Misbehave { .. } => true,
             FaultKind::Fill(fill) => fill.is_whole(),
@@ -286,7 +298,7 @@ impl Life {
 
     /// Whether it had its effect and was really taken back, as far as is known.
     pub(super) const fn broken(&self) -> bool {
-        self.no_effect.is_some() || self.stuck.is_some()
+        self.no_effect.is_some() || self.stuck.is_some() || self.failed.is_some()
     }
 }
 
@@ -624,7 +636,9 @@ impl Judge {
     fn concerned_by(&self, at: usize) -> Vec<usize> {
         let life = &self.faults[at];
         let held = |node: &usize| {
-            let by = |(other, life): (usize, &Life)| other != at && life.declared() && life.targets.contains(node);
+            // A batch that has failed holds nobody: its nodes are on their way back, or are left as they are.
+            let holds = |life: &Life| life.declared() && life.failed.is_none() && life.targets.contains(node);
+            let by = |(other, life): (usize, &Life)| other != at && holds(life);
             self.faults.iter().enumerate().any(by)
         };
         let all = (0..self.nodes.len()).filter(|node| self.nodes[*node].started);

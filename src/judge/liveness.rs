@@ -245,22 +245,13 @@ impl Judge {
                 ..
             } => {
                 self.nodes[i].alive = Some(false);
+                let how = ending(component, (*code, *signal), tail);
+                self.nodes[i].exit = Some(how.clone());
                 // That a damaged node does not come up again is the chain's doing, also while the fault that held it down ends.
                 let damaged = self.nodes[i].damaged == Damaged::Started;
                 if self.exit_excused(i) && !damaged {
                     return;
                 }
-                let how = match (code, signal) {
-                    (_, Some(signal)) => format!("ended by signal {signal}"),
-                    (Some(code), None) => format!("exited with code {code}"),
-                    (None, None) => "ended".to_owned(),
-                };
-                let lines: Vec<&str> = tail.iter().rev().take(5).rev().map(String::as_str).collect();
-                let tail = if lines.is_empty() {
-                    String::new()
-                } else {
-                    format!("; its last lines: {}", lines.join(" | "))
-                };
                 self.nodes[i].restarts += 1;
                 self.nodes[i].gone = true;
                 if self.off(Invariant::Restarts) || self.ground_gone {
@@ -275,7 +266,7 @@ impl Judge {
                     node: Some(i),
                     height: Some(self.nodes[i].best),
                     expected: "no exit that no step caused".to_owned(),
-                    seen: format!("{component} {how}{tail}"),
+                    seen: how,
                     ..Draft::new(code, class, self.now)
                 });
             }
@@ -414,6 +405,23 @@ impl Judge {
         });
         Found::Unclear
     }
+}
+
+/// What stands before the last lines of a log.
+pub(super) const LAST_LINES: &str = "; its last lines: ";
+
+/// How a process ended, with the last lines of its log.
+fn ending(component: &str, (code, signal): (Option<i32>, Option<i32>), tail: &[String]) -> String {
+    let how = match (code, signal) {
+        (_, Some(signal)) => format!("ended by signal {signal}"),
+        (Some(code), None) => format!("exited with code {code}"),
+        (None, None) => "ended".to_owned(),
+    };
+    let lines: Vec<&str> = tail.iter().rev().take(5).rev().map(String::as_str).collect();
+    if lines.is_empty() {
+        return format!("{component} {how}");
+    }
+    format!("{component} {how}{LAST_LINES}{}", lines.join(" | "))
 }
 
 /// How late a poll may come at most, where a time of `limit` is judged.

@@ -21,6 +21,8 @@ pub(super) struct Track {
     pub(super) alive: Option<bool>,
     /// It exited without being asked, and that was found; its silence is no other finding.
     pub(super) gone: bool,
+    /// How its process ended by itself the last time, and what it wrote before.
+    pub(super) exit: Option<String>,
     /// The height that it ever reported at most.
     pub(super) best: u64,
     /// Its last answer, by the time of sending.
@@ -100,6 +102,7 @@ impl Track {
             started: node.start == Start::Auto,
             alive: None,
             gone: false,
+            exit: None,
             best: 0,
             last: None,
             floor: 0,

@@ -8,7 +8,7 @@ use super::faults::{Life, STEADY};
 use super::notes::{Draft, Note};
 use super::{Answer, GAP, Judge, WITNESSES, list, short};
 use crate::model::verdict::{Class, Coverage, FaultReport, Finding, Report, StepEnd, StepReport, Verdict};
-use crate::model::{Action, FORMAT, Invariant, Lasts, Ms, Step};
+use crate::model::{Action, FORMAT, FaultKind, Invariant, Lasts, Ms, Step};
 use crate::quorum::Forecast;
 use crate::record::Header;
 
@@ -41,7 +41,13 @@ impl Judge {
             coverage: self.coverage(),
             findings,
             steps: self.plan.steps.iter().map(|step| self.step_report(step)).collect(),
-            faults: self.faults.iter().map(|life| self.fault_report(life)).collect(),
+            faults: (self.faults.iter())
+                .filter(|life| life.planned.is_some() || life.fault.kind != FaultKind::Upgrade)
+                .map(|life| self.fault_report(life))
+                .collect(),
+            upgrades: self.upgrade_reports(),
+            mixed: self.mixed_reports(),
+            versions: self.versions_now(),
             timings: self.timings(),
             off: self.plan.invariants.off.iter().copied().collect(),
         }
@@ -90,7 +96,7 @@ impl Judge {
 
     fn finding(&self, note: &Note) -> Finding {
         let draft = &note.draft;
-        let mut seen = draft.seen.clone();
+        let mut seen = self.with_complaint(draft);
         if note.more > 0 {
             let times = if note.more == 1 {
                 "once".to_owned()
@@ -137,7 +143,7 @@ impl Judge {
     }
 
     /// Milliseconds from *ready*; as long as there is none, from the last record.
-    fn since_ready(&self, at: Ms) -> i64 {
+    pub(super) fn since_ready(&self, at: Ms) -> i64 {
         let signed = |ms: Ms| i64::try_from(ms.0).unwrap_or(i64::MAX);
         signed(at) - signed(self.ready.unwrap_or(self.now))
     }
@@ -533,6 +539,7 @@ impl Judge {
             Action::Corrupt(corrupt) => {
                 format!("damage to {} of {}", corrupt.file, list(corrupt.nodes.iter().cloned()))
             }
+            Action::Upgrade(upgrade) => format!("upgrade to {}", upgrade.to),
             Action::Join { id, .. } => format!("join {id}"),
             Action::Expect(expect) => format!("expect {}", what_words(&expect.what)),
         }
@@ -551,6 +558,11 @@ impl Judge {
             Answer::Inconclusive(seen) => (StepEnd::Inconclusive, seen),
         };
         let (state, seen) = match fault {
+            _ if let Action::Upgrade(upgrade) = &step.action => {
+                let words = self.upgrade_words(step.index, upgrade);
+                let seen = if seen.is_empty() { words } else { format!("{words}; {seen}") };
+                (state, seen)
+            }
             Some(life) if life.no_effect.is_some() => (StepEnd::Failed, "no probe saw an effect".to_owned()),
             Some(life) if seen.is_empty() => (state, fault_words(life)),
             _ => (state, seen),

@@ -15,7 +15,8 @@ pub fn effect_of(plan: &Plan, fault: &Fault, targets: &[usize]) -> Option<Effect
         | FaultKind::Machine(_)
         | FaultKind::Pause
         | FaultKind::Stop
-        | FaultKind::Restart => Some(Effect::Down(nodes())),
+        | FaultKind::Restart
+        | FaultKind::Upgrade => Some(Effect::Down(nodes())),
         FaultKind::Fill(fill) => fill.is_whole().then(|| Effect::Down(nodes())),
         FaultKind::Partition { sides, .. } => {
             let name = |node: usize| plan.network.nodes.get(node).map(|node| &node.name);

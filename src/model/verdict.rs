@@ -75,6 +75,15 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     /// The life of each fault.
     pub faults: Vec<FaultReport>,
+    /// How each upgrade went, node by node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upgrades: Vec<UpgradeReport>,
+    /// The times in which nodes ran different versions side by side because of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mixed: Vec<MixedReport>,
+    /// The version that each node ran in the end; empty where none was moved.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versions: BTreeMap<NodeName, String>,
     /// Durations in milliseconds by name: `start`, `run`, `teardown`, …
     pub timings: BTreeMap<String, u64>,
     /// Invariants that the file switched off.
@@ -149,6 +158,55 @@ pub struct FaultReport {
     /// Why it was left out: a fault of a rehearsal for which there was no room when its time came.
     #[serde(default)]
     pub skipped: Option<String>,
+}
+
+/// How an upgrade went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeReport {
+    /// Its id.
+    pub id: String,
+    /// The index of its step.
+    pub step: usize,
+    /// The version.
+    pub to: String,
+    /// Its nodes in the order in which they were moved; one that went back stands here again.
+    pub nodes: Vec<MoveReport>,
+}
+
+/// How a node came from one version to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveReport {
+    /// Which node.
+    pub node: NodeName,
+    /// The version that it ran before.
+    pub from: String,
+    /// The version to which it was moved.
+    pub to: String,
+    /// Whether it went back, because the upgrade had failed.
+    pub back: bool,
+    /// It was about to be stopped.
+    pub begun_ms: i64,
+    /// It was started as the other version.
+    pub replaced_ms: Option<i64>,
+    /// It answered and said what it is.
+    pub verified_ms: Option<i64>,
+    /// What it called itself.
+    pub reports: Option<String>,
+    /// It was with the others again and the network had grown.
+    pub gated_ms: Option<i64>,
+    /// It did not come so far.
+    pub failed_ms: Option<i64>,
+}
+
+/// A time in which nodes of the network ran different versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MixedReport {
+    /// Which.
+    pub versions: Vec<String>,
+    /// From when.
+    pub from_ms: i64,
+    /// Until when; `None`: to the end of the run.
+    pub to_ms: Option<i64>,
 }
 
 impl fmt::Display for Verdict {

@@ -385,6 +385,9 @@ pub(crate) fn passed() -> Report {
             life("victim", "kill", vec!["validator-2".into()], 1_100),
             life("split", "partition", names("validator", 4), 10_300),
         ],
+        upgrades: Vec::new(),
+        mixed: Vec::new(),
+        versions: std::collections::BTreeMap::new(),
         timings: [("start", 800), ("run", 12_000), ("settle", 900), ("teardown", 140)]
             .map(|(name, ms)| (name.to_owned(), ms))
             .into(),

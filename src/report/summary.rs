@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::model::Plan;
-use crate::model::verdict::{FaultReport, Finding, Report, StepEnd, StepReport, Verdict};
+use crate::model::verdict::{
+    FaultReport, Finding, MoveReport, Report, StepEnd, StepReport, UpgradeReport, Verdict,
+};
+use crate::model::{FaultKind, Plan};
 use crate::ui::paint;
 
 use super::folder::{LogTail, RECORDS, log_tails};
@@ -180,6 +182,7 @@ fn passed(lines: &mut Vec<String>, report: &Report, context: &Context<'_>) {
     row(lines, "heights", &heights(report), 2);
     let held = report.steps.iter().filter(|step| step.state == StepEnd::Ok).count();
     row(lines, "steps", &format!("{held} of {} held", report.steps.len()), 1);
+    upgrades(lines, report);
     faults(lines, report);
     if !report.timings.is_empty() {
         row(lines, "times", &timings(report), 2);
@@ -208,6 +211,7 @@ fn failed(lines: &mut Vec<String>, report: &Report, context: &Context<'_>) {
         evidence(lines, report, first);
     }
     row(lines, "heights", &heights(report), 1);
+    upgrades(lines, report);
     others(lines, report);
     lines.push(String::new());
     steps(lines, &report.steps);
@@ -282,18 +286,70 @@ fn timings(report: &Report) -> String {
 }
 
 fn faults(lines: &mut Vec<String>, report: &Report) {
-    for (index, fault) in report.faults.iter().take(FAULTS).enumerate() {
+    // Of upgrades more is said by themselves.
+    let batch = FaultKind::Upgrade.word();
+    let shown: Vec<&FaultReport> = report.faults.iter().filter(|fault| fault.kind != batch).collect();
+    for (index, fault) in shown.iter().take(FAULTS).enumerate() {
         let label = if index == 0 { "faults" } else { "" };
         row(lines, label, &fault_life(fault), 2);
     }
-    if report.faults.len() > FAULTS {
+    if shown.len() > FAULTS {
         row(
             lines,
             "",
-            &format!("and {}", count(report.faults.len() - FAULTS, "more fault")),
+            &format!("and {}", count(shown.len() - FAULTS, "more fault")),
             1,
         );
     }
+}
+
+/// How each upgrade went, and how long versions ran side by side.
+fn upgrades(lines: &mut Vec<String>, report: &Report) {
+    let begun = report.upgrades.iter().filter(|upgrade| !upgrade.nodes.is_empty());
+    for (index, upgrade) in begun.take(FAULTS).enumerate() {
+        let label = if index == 0 { "upgrades" } else { "" };
+        row(lines, label, &upgrade_life(upgrade), 2);
+    }
+    let mixed = report.mixed.iter().map(|mixed| {
+        let versions = mixed.versions.join(" and ");
+        match mixed.to_ms {
+            Some(to) => format!("{versions} for {}", tenths(to.abs_diff(mixed.from_ms))),
+            None => format!("{versions} to the end"),
+        }
+    });
+    let mixed: Vec<String> = mixed.collect();
+    if !mixed.is_empty() {
+        row(lines, "", &format!("side by side: {}", mixed.join(", ")), 2);
+    }
+}
+
+/// `roll: validator-0..2 to 0.38.26 in 9.8s; failed on validator-3; back to 0.38.17: validator-2,3`.
+fn upgrade_life(UpgradeReport { id, to, nodes, .. }: &UpgradeReport) -> String {
+    let of = |wanted: &dyn Fn(&&MoveReport) -> bool| -> Vec<&str> {
+        let wanted = nodes.iter().filter(wanted);
+        wanted.map(|one| one.node.as_str()).collect()
+    };
+    let mut parts = Vec::new();
+    let done = of(&|one| !one.back && one.gated_ms.is_some());
+    if !done.is_empty() {
+        let first = nodes.iter().map(|one| one.begun_ms).min();
+        let last = nodes.iter().filter(|one| !one.back).filter_map(|one| one.gated_ms).max();
+        let time = between(first, last).map(|time| format!(" in {time}")).unwrap_or_default();
+        parts.push(format!("{} to {to}{time}", names(&done)));
+    }
+    let failed = of(&|one| !one.back && one.failed_ms.is_some());
+    if !failed.is_empty() {
+        parts.push(format!("failed on {}", names(&failed)));
+    }
+    let back = of(&|one| one.back && one.gated_ms.is_some());
+    if !back.is_empty() {
+        parts.push(format!("back again: {}", names(&back)));
+    }
+    let stuck = of(&|one| one.back && one.failed_ms.is_some());
+    if !stuck.is_empty() {
+        parts.push(format!("not back: {}", names(&stuck)));
+    }
+    format!("{id}: {}", parts.join("; "))
 }
 
 /// `victim (kill on validator-2): verified after 0.2s, on for 5.1s, over after 0.1s, recovered in 1.9s`. Every moment is the one at

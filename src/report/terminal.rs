@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::model::verdict::{Class, Finding, Verdict};
 use crate::model::{Ms, Plan};
-use crate::record::{Event, FaultState, NodeEvent, Phase, Record, Stamped, StepState, TxEvent};
+use crate::record::{Event, FaultState, NodeEvent, Phase, Record, Stamped, StepState, TxEvent, UpgradeState};
 use crate::ui::{Live, Ui, paint};
 
 use super::summary::{self, Context};
@@ -144,6 +144,7 @@ fn of_record(plan: &Plan, view: &View, at: Ms, record: &Record) -> Vec<String> {
         Record::Node { node, event } => return of_node(node, event),
         Record::Step { step, state } => return of_step(plan, view, *step, state, at),
         Record::Fault { id, state, targets, detail } => return vec![of_fault(plan, id, *state, targets, detail)],
+        Record::Upgrade { node, from, to, back, state, .. } => return of_upgrade(node, (from, to), *back, state),
         Record::Tx { id, event } => return of_tx(view, id, event),
         Record::Interrupted { signal } => {
             format!("{} by {signal}: putting everything back; a second one kills", paint::warn("interrupted"))
@@ -249,6 +250,23 @@ fn of_fault(plan: &Plan, id: &str, state: FaultState, targets: &[String], detail
         format!(": {}", cut(detail, DETAIL))
     };
     format!("{kind} {id} {word}{detail}")
+}
+
+fn of_upgrade(node: &str, (from, to): (&str, &str), back: bool, state: &UpgradeState) -> Vec<String> {
+    let word = if back { "rollback" } else { "upgrade" };
+    let line = match state {
+        UpgradeState::Begun => format!("{word}: {node} from {from} to {to}"),
+        // The life of the fault says so.
+        UpgradeState::Replaced => return Vec::new(),
+        UpgradeState::Verified { reports } => format!("{word}: {node} is up again and says that it is {reports}"),
+        UpgradeState::Gated { height } => {
+            let word = paint::good(if back { "rolled back" } else { "upgraded" });
+            format!("{node} {word} to {to}, the network is at height {height}")
+        }
+        // What was seen follows as a finding.
+        UpgradeState::Failed { .. } => format!("{word}: {node} {}", paint::bad("FAILED")),
+    };
+    vec![line]
 }
 
 fn of_tx(view: &View, id: &str, event: &TxEvent) -> Vec<String> {

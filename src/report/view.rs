@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use crate::model::verdict::Class;
 use crate::model::{Ms, NodeName, Plan, Start};
-use crate::record::{Event, FaultState, NodeEvent, Phase, Record, Stamped, StepState, TxEvent};
+use crate::record::{Event, FaultState, NodeEvent, Phase, Record, Stamped, StepState, TxEvent, UpgradeState};
 
 use super::words::{count, cut, names, tenths, title};
 
@@ -36,10 +36,12 @@ pub struct View {
     pub committed: BTreeSet<String>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct NodeView {
     state: NodeState,
     height: u64,
+    /// The version to which it was moved, if it was.
+    version: Option<String>,
     /// When its process last started or ended: answers to older requests are those of the former process.
     changed: Ms,
 }
@@ -76,6 +78,7 @@ impl View {
                 Start::Manual => NodeState::NotStarted,
             },
             height: 0,
+            version: None,
             changed: Ms(0),
         };
         Self {
@@ -158,6 +161,13 @@ impl View {
                 }
             },
             Record::Fault { id, state, targets, .. } => self.fault(id, *state, targets, *at),
+            Record::Upgrade { node, to, state, .. } => {
+                if let Some(view) = self.nodes.get_mut(node)
+                    && *state == UpgradeState::Replaced
+                {
+                    view.version = Some(to.clone());
+                }
+            }
             Record::Tx {
                 id,
                 event: TxEvent::Committed { .. },
@@ -269,9 +279,13 @@ impl View {
     #[must_use]
     pub fn heights(&self) -> String {
         if self.nodes.len() <= FEW_NODES {
-            let nodes = self.nodes.iter().map(|(name, node)| match node.state {
-                NodeState::Up => format!("{name} {}", node.height),
-                state => format!("{name} {}", state_word(state)),
+            let nodes = self.nodes.iter().map(|(name, node)| {
+                let version = node.version.as_ref().map(|version| format!(" ({version})"));
+                let version = version.unwrap_or_default();
+                match node.state {
+                    NodeState::Up => format!("{name} {}{version}", node.height),
+                    state => format!("{name} {}{version}", state_word(state)),
+                }
             });
             return nodes.collect::<Vec<_>>().join(", ");
         }

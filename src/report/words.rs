@@ -1,5 +1,6 @@
 //! Words for people: counts, moments, lists of nodes, steps in a few words, tables.
 
+use crate::model::upgrade::{OnFailure, Strategy, Upgrade};
 use crate::model::{
     Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, Outage, Plane, Removal, Start, Step, Stress,
     Targets, TxBody, What, When, Window, bits, mebibytes,
@@ -215,8 +216,24 @@ pub fn action(action: &Action) -> String {
             let (bytes, nodes) = (count(bytes, "byte"), names(&corrupt.nodes));
             format!("damage {bytes} of {} of {nodes}", corrupt.file)
         }
+        Action::Upgrade(moved) => upgrade(moved),
         Action::Expect(described) => expect(described),
     }
+}
+
+/// What an upgrade does, to whom, and how many at once.
+fn upgrade(upgrade: &Upgrade) -> String {
+    let moved: Vec<&NodeName> = upgrade.nodes().collect();
+    let how = match upgrade.strategy {
+        Strategy::Batch => format!("{} at once", upgrade.widest()),
+        Strategy::Canary if upgrade.widest() > 1 => format!("canary, then {} at once", upgrade.widest()),
+        other => other.word().to_owned(),
+    };
+    let failed = match upgrade.on_failure {
+        OnFailure::Stop => "",
+        OnFailure::Rollback => ", back if it fails",
+    };
+    format!("upgrade {} to {}, {how}{failed}", names(&moved), upgrade.to)
 }
 
 /// What a fault does, to whom, and until when.
@@ -227,7 +244,7 @@ pub fn fault(fault: &Fault) -> String {
         Targets::Leader { among } => format!("the proposer among {}", names(among)),
     };
     let what = match &fault.kind {
-        FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart => {
+        FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart | FaultKind::Upgrade => {
             let component = fault.component.as_ref().map(|name| format!("{name} of "));
             format!("{} {}{targets}", fault.kind.word(), component.unwrap_or_default())
         }

@@ -69,7 +69,7 @@ codes! {
         "The key is known, but here it changes nothing, which is hardly what was meant: `continue` on a step that expects \
          nothing, `never = false`, a `never` in the background (it always goes on beside the steps).";
     BACKGROUND = "scenario/background", "a step that cannot run in the background, or a join without one",
-        "`background = true` is for `load`, `wait`, `restart` and `expect`. A fault needs none: it lasts until its `for` or \
+        "`background = true` is for `load`, `wait`, `restart`, `upgrade` and `expect`. A fault needs none: it lasts until its `for` or \
          `heal` while the next steps run. `join` waits for an earlier background step, by its id.";
     DUPLICATE_ID = "scenario/duplicate-id", "two steps with the same id",
         "Ids are unique in a file. Faults, loads and transactions without an id are called `step-N` after their position from \
@@ -145,6 +145,12 @@ codes! {
          `kill` or `stop` holds down until a later `heal` or `start`; which bytes follows from the seed. The path is below the node's first volume, its \
          home. It is a declared loss, as `wipe` is: heights may begin anew. That the node then starts and comes back is still expected of it; one that \
          ends by itself is `liveness/exit`.";
+    UPGRADE = "scenario/upgrade", "an upgrade that cannot be made or verified as the file says",
+        "`upgrade = { to = \"0.38.26\", nodes = [\"group:validator\"], strategy = \"rolling\" }` stops nodes, starts them as another version on the data that \
+         they have, and goes on with the next batch once they are with the others again and the network has grown by `gate.grow`. So the data have to \
+         stay (`persistence = \"volume\"`), the nodes run another version before, and what the new one calls itself over RPC is known: its `reports`, or \
+         `expect_version`. `batch` says how many at once, for \"batch\" and \"canary\"; `max_unavailable` bounds that. To go back is to \
+         upgrade to the older version.";
     KEYS_LOST = "scenario/keys-lost", "keys that are made in place have no place that lasts",
         "With `keys = \"in-place\"` a job makes each validator's key in the volume of its node, where the only copy stays. With \
          `persistence = \"ephemeral\"` or \"memory\" that volume goes with the pod of the job, before the node is there. Use `persistence = \"volume\"`, or \
@@ -225,6 +231,13 @@ pub const FORECAST: &[crate::codes::Code] = &[
         "nobody can say whether the chain goes on",
         "Under these faults the arithmetic allows both, progress and halt, so that no run could be judged. Make the faults \
          definite: name the nodes, heal earlier faults first, or let steps that overlap not depend on how long others take.",
+    ),
+    (
+        "quorum/max-unavailable",
+        "more nodes of an upgrade may be away at once than the quorum bears",
+        "`max_unavailable` says that the network goes on while any so many of the upgrade's nodes are away, besides the faults that may be on at \
+         that moment. The message shows the sum by which it need not. Allow fewer, or leave it out where the chain may stand still for a moment: \
+         then a batch is reckoned like a `restart` of its nodes.",
     ),
     (
         "quorum/recovery-impossible",

@@ -12,11 +12,12 @@ mod simulated;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 pub(super) use self::timeline::injection;
 use self::timeline::{On, Outlook, Timeline, View};
 use crate::model::effects::effect_of;
+use crate::model::upgrade::Upgrade;
 use crate::model::{
     Action, Expect, Fault, FaultKind, Lasts, Ms, NodeName, Plan, Step, Sum, Targets, What, When, Window,
 };
@@ -32,6 +33,8 @@ pub const HALT_OUTLASTS_FAULT: &str = "quorum/halt-outlasts-fault";
 pub const UNDETERMINED: &str = "quorum/undetermined";
 /// An expectation looks at the nodes that are under no fault, and there may be none.
 pub const ASKS_NOBODY: &str = "quorum/asks-nobody";
+/// An upgrade may take away more nodes at once than the quorum bears.
+pub const MAX_UNAVAILABLE: &str = "quorum/max-unavailable";
 /// A recovery is expected of a fault that cannot have ended by then.
 pub const RECOVERY_IMPOSSIBLE: &str = "quorum/recovery-impossible";
 
@@ -174,6 +177,7 @@ impl Check<'_> {
             Action::Fault(fault) if fault.lasts == Lasts::Itself => {
                 self.timeline.outlook_with(View::before(index), index)
             }
+            Action::Upgrade(_) => self.timeline.outlook_with(View::before(index), index),
             Action::Fault(_) => self.timeline.outlook(View::after(index), 0),
             _ => self.timeline.outlook(View::before(index), 0),
         };
@@ -195,6 +199,11 @@ impl Check<'_> {
                 self.beside_rehearsal(index);
             }
             Action::Expect(expect) => self.expect(step, expect),
+            Action::Upgrade(upgrade) => {
+                self.gated(step, upgrade);
+                self.unavailable(step, upgrade);
+                self.beside_rehearsal(index);
+            }
             Action::Wait(_)
             | Action::Load(_)
             | Action::Join { .. }
@@ -211,6 +220,7 @@ impl Check<'_> {
                 self.timeline.outlook_with(View::before(index), index)
             }
             Action::Fault(_) => self.timeline.outlook(View::after(index), 0),
+            Action::Upgrade(_) => self.timeline.outlook_with(View::before(index), index),
             _ => return,
         };
         if let Some(why) = self.timeline.beyond_with_rehearsal(&outlook) {
@@ -225,6 +235,46 @@ impl Check<'_> {
                 "strike fewer nodes here, lower the rehearsal's `budget`, keep its `nodes` to others, or say `halts = true`".into(),
             );
         }
+    }
+
+    /// The network has to be able to grow when a batch is back, or no gate is ever passed.
+    fn gated(&mut self, step: &Step, upgrade: &Upgrade) {
+        let outlook = self.timeline.outlook(View::before(step.index), 0);
+        let (code, may) = match outlook.forecast {
+            Forecast::MustGoOn => return,
+            Forecast::MustHalt => (CONTRADICTION, "cannot"),
+            Forecast::Undetermined => (UNDETERMINED, "may or may not"),
+        };
+        let message = format!(
+            "`{}` {may} pass its gates, for which the network has to grow by {}: {}{}",
+            upgrade.id,
+            upgrade.gate.grow,
+            self.explain(&outlook),
+            self.with(&outlook)
+        );
+        let help = self.heal_help(&outlook, "before this step");
+        self.refuse(step.index, code, message, help);
+    }
+
+    /// What `max_unavailable` promises.
+    fn unavailable(&mut self, step: &Step, upgrade: &Upgrade) {
+        let Some(most) = upgrade.max_unavailable else { return };
+        let among: BTreeSet<usize> = upgrade.nodes().filter_map(|name| self.plan.node_index(name)).collect();
+        let count = most.min(among.len());
+        let view = View::before(step.index);
+        let reckoned = self.timeline.reckon_with(view, Effect::SomeDown { among, count });
+        if reckoned.forecast == Forecast::MustGoOn {
+            return;
+        }
+        let outlook = self.timeline.outlook(view, 0);
+        let message = format!(
+            "with `max_unavailable = {most}` the network need not go on while `{}` moves its nodes: {}{}",
+            upgrade.id,
+            reckoned.why,
+            self.with(&outlook)
+        );
+        let help = "allow fewer, heal a fault first, or leave it out where the chain may stand still for a moment";
+        self.refuse(step.index, MAX_UNAVAILABLE, message, help.into());
     }
 
     /// A step that changes what is on.

@@ -288,9 +288,9 @@ table! {
             name: String,
             /// Delays the step.
             when: When,
-            /// Go on with the next step although this one's expectation failed.
+            /// Go on with the next step although this one's expectation failed; for `expect` and `upgrade`.
             r#continue: bool,
-            /// Do not wait for the step's end; for `load`, `wait`, `restart` and `expect`.
+            /// Do not wait for the step's end; for `load`, `wait`, `restart`, `upgrade` and `expect`.
             background: bool,
             /// Ends nodes at once (SIGKILL) and holds them down; or deletes their pods.
             kill: Kill,
@@ -306,6 +306,8 @@ table! {
             start: StartNodes,
             /// Stops nodes gracefully and starts them at once.
             restart: Restart,
+            /// Moves nodes to another version, on the data that they have.
+            upgrade: Upgrade,
             /// Cuts the links between sides.
             partition: Partition,
             /// Cuts all links of nodes.
@@ -581,6 +583,49 @@ table! {
             wipe: bool,
             /// As in `kill`.
             unsafe_double_sign: bool,
+        }
+    }
+}
+
+table! {
+    /// Moves nodes to another version (an older one is one too), on the data that they have: batch by batch, each has to pass a gate before the next
+    /// begins.
+    Upgrade "`upgrade`" {
+        needs {
+            /// The version to which they move: one that the chain's adapter knows, or one of `versions`.
+            to: String,
+        }
+        may {
+            /// Which nodes; left out: all started nodes without a declared fault that run another version.
+            nodes: Selectors,
+            /// Which of them at once; "rolling" if left out.
+            strategy: Strategy,
+            /// How many at once; for "batch", which needs it, and for what follows the first node of a "canary" (1 if left out).
+            batch: u64,
+            /// Time between a batch that has passed its gate and the next; none if left out.
+            pause: Time,
+            /// What each batch has to show before the next.
+            gate: Gate,
+            /// At most so many nodes are away at once, and the network has to go on without any so many of them.
+            max_unavailable: u64,
+            /// What follows when a node does not come back, says another version or does not pass its gate; "stop" if left out.
+            on_failure: OnFailure,
+            /// What each of them calls itself afterwards; left out: what its version `reports`.
+            expect_version: String,
+        }
+    }
+}
+
+table! {
+    /// What a batch of an upgrade has to show: its nodes are with the others again, beyond the highest height of the moment at which they answered,
+    /// and the network has grown.
+    Gate "`gate`" {
+        needs {}
+        may {
+            /// The quorum's height grows by this much, at least 1; 2 if left out.
+            grow: u64,
+            /// How long that may take, from the moment at which they answer; the limit `start` if left out.
+            within: Time,
         }
     }
 }
@@ -1092,6 +1137,30 @@ words! {
         "force-delete" => Ends::PodByForce,
         /// The pod is evicted, as when a machine is drained; the disruption budget may refuse it.
         "evict" => Ends::PodByEviction,
+    } later {}
+}
+
+words! {
+    /// Which nodes of an upgrade at once.
+    Strategy "strategy" -> model::upgrade::Strategy {
+        /// One node after the other.
+        "rolling" => model::upgrade::Strategy::Rolling,
+        /// As many at once as `batch` says.
+        "batch" => model::upgrade::Strategy::Batch,
+        /// One node first, then the others, as many at once as `batch` says.
+        "canary" => model::upgrade::Strategy::Canary,
+        /// All at once.
+        "all-at-once" => model::upgrade::Strategy::AllAtOnce,
+    } later { "at-height", }
+}
+
+words! {
+    /// What follows when an upgrade fails on a node.
+    OnFailure "on_failure" -> model::upgrade::OnFailure {
+        /// Everything stays as it is, and the step has failed.
+        "stop" => model::upgrade::OnFailure::Stop,
+        /// What was moved goes back to the version that it had, the last batch first, and the step has failed.
+        "rollback" => model::upgrade::OnFailure::Rollback,
     } later {}
 }
 

@@ -12,6 +12,7 @@ mod regions;
 mod repeat;
 mod steps;
 mod stress;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -91,6 +92,10 @@ pub(super) struct Check<'a> {
     run_limit: Option<Range<usize>>,
     /// Voting powers as the transactions of the steps so far make them.
     powers: Vec<u64>,
+    /// The version that each node runs as the upgrades of the steps so far make it.
+    runs: Vec<String>,
+    /// The network's own keys and those of each group as the file has them, for versions to which nodes move.
+    configs: Vec<(Option<String>, At<raw::Config>)>,
 }
 
 /// A step that can be referred to.
@@ -188,6 +193,8 @@ impl<'a> Check<'a> {
             spans: Vec::new(),
             run_limit: None,
             powers: Vec::new(),
+            runs: Vec::new(),
+            configs: Vec::new(),
         }
     }
 

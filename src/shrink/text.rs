@@ -192,7 +192,11 @@ fn action(plan: &Plan, fault: &Fault) -> Option<String> {
                 lasts("for")
             )
         }
-        FaultKind::Remove(_) | FaultKind::Drain | FaultKind::Machine(_) | FaultKind::Misbehave { .. } => return None,
+        FaultKind::Remove(_)
+        | FaultKind::Drain
+        | FaultKind::Machine(_)
+        | FaultKind::Upgrade
+        | FaultKind::Misbehave { .. } => return None,
     })
 }
 

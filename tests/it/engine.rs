@@ -4,6 +4,7 @@ mod beside;
 mod corrupt;
 mod repeat;
 mod stress;
+mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -35,6 +35,27 @@ delay = { nodes = ["all", "!validator-5", "!validator-6"], latency = "20ms" }
 wait = "1m"
 "#;
 
+/// A run that moves nodes to other versions all the time.
+const MOVING: &str = r#"
+format = 1
+name = "moving"
+[network]
+chain = "devnode"
+[network.groups.validator]
+role = "validator"
+count = 4
+[[steps]]
+expect.height = { at_least = 2, within = "60s" }
+[[steps]]
+upgrade = { to = "0.2.0", gate = { grow = 1, within = "30s" } }
+[[steps]]
+upgrade = { to = "0.3.0", strategy = "batch", batch = 2, gate = { grow = 1, within = "30s" } }
+[[steps]]
+upgrade = { to = "0.2.0", strategy = "all-at-once", gate = { grow = 1, within = "30s" } }
+[[steps]]
+wait = "1m"
+"#;
+
 struct Trial {
     place: tempfile::TempDir,
     child: Child,
@@ -47,9 +68,13 @@ impl Trial {
 
     /// What it says besides the verdict goes there.
     fn telling(stderr: Stdio) -> Self {
+        Self::of(SCENARIO, stderr)
+    }
+
+    fn of(scenario: &str, stderr: Stdio) -> Self {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("struck.toml");
-        fs::write(&file, SCENARIO).unwrap();
+        fs::write(&file, scenario).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_trialnet"))
             .arg("run")
             .arg(&file)
@@ -226,6 +251,28 @@ fn sigkill_of_trialnet_at_random_moments_leaves_nothing() {
     for _ in 0..trials() {
         let mut trial = Trial::start();
         random_moment();
+        let listened = trial.listened();
+        signal(u64::from(trial.child.id()), nix::sys::signal::Signal::SIGKILL);
+        let status = trial.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "it was not running any more: {status}");
+        trial.leaves_nothing(&listened);
+        trial.can_be_judged();
+    }
+}
+
+#[test]
+fn sigkill_of_trialnet_in_the_middle_of_an_upgrade_leaves_nothing() {
+    for _ in 0..trials() {
+        let mut trial = Trial::of(MOVING, Stdio::null());
+        let begun = Instant::now();
+        while !trial.records().contains("\"upgrade\"") {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{}", trial.records());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // All of it takes longer.
+        let moment = rand::rng().random_range(0..1500);
+        println!("struck {moment} ms after its beginning");
+        std::thread::sleep(Duration::from_millis(moment));
         let listened = trial.listened();
         signal(u64::from(trial.child.id()), nix::sys::signal::Signal::SIGKILL);
         let status = trial.child.wait().unwrap();

@@ -402,7 +402,7 @@ fn action(action: &Action) -> String {
         Targets::Leader { among } => format!("the leader among {}", among.join(" ")),
     };
     let more = match &fault.kind {
-        FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart => String::new(),
+        FaultKind::Kill | FaultKind::Pause | FaultKind::Stop | FaultKind::Restart | FaultKind::Upgrade => String::new(),
         other => format!(" {other:?}"),
     };
     let component = fault.component.as_ref().map(|name| format!("{name} of "));

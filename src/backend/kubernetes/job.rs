@@ -82,7 +82,7 @@ impl Shared {
         if let Some(options) = prepared.get(&program) {
             return Ok(Arc::clone(options));
         }
-        let mut options = self.object_options(site, &[object::spec(job)]).await?;
+        let (mut options, _) = self.object_options(site, &[object::spec(job)], Vec::new()).await?;
         // The same program is another node's too.
         let images = std::mem::take(&mut options.images).into_iter();
         options.images = images

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{SHORT_STEP, indices, planned_effect};
 use crate::model::effects::net_of;
+use crate::model::upgrade::Upgrade;
 use crate::model::{
     Action, DRAIN, Expect, FIND_LEADER, Fault, FaultKind, Lasts, Ms, OUTAGE, Plan, REFUSED, REMOVAL, Removal,
     STOP_GRACE, Start, Step, Targets, TxBody, What, When, Window,
@@ -171,6 +172,9 @@ impl<'a> Timeline<'a> {
             timeline.add_fault(step, fault);
             timeline.add_repeats(step, fault);
         }
+        for (step, upgrade) in plan.upgrades() {
+            timeline.add_upgrade(step, upgrade);
+        }
         timeline
     }
 
@@ -191,6 +195,16 @@ impl<'a> Timeline<'a> {
         };
         let on: Vec<On> = self.parts.iter().map(forced).collect();
         self.reckon(view, 0, &on)
+    }
+
+    /// What the arithmetic says of a moment at which one more thing is on.
+    pub(super) fn reckon_with(&mut self, view: View, effect: Effect) -> Reckoned {
+        let outlook = self.outlook(view, 0);
+        let parts = outlook.certain.iter().chain(&outlook.possible);
+        let effects = parts.filter_map(|part| self.parts[*part].effect.clone());
+        let effects: Vec<Effect> = effects.chain([effect]).collect();
+        let version = self.changes.iter().filter(|step| **step < view.horizon).count();
+        reckon(&self.nets[version], &effects)
     }
 
     /// Whether the network goes on under the faults of the steps, but need not together with the rehearsal: why not.
@@ -493,6 +507,48 @@ impl<'a> Timeline<'a> {
         }
     }
 
+    /// One batch of an upgrade may be away at any moment of its step, and never two.
+    fn add_upgrade(&mut self, step: &Step, upgrade: &Upgrade) {
+        let index = indices(self.plan);
+        let named = |names: &mut dyn Iterator<Item = &String>| -> BTreeSet<usize> {
+            names.filter_map(|name| index.get(name.as_str()).copied()).collect()
+        };
+        let effect = match upgrade.batches.as_slice() {
+            [only] => Effect::Down(named(&mut only.nodes().iter())),
+            _ => Effect::SomeDown {
+                among: named(&mut upgrade.nodes()),
+                count: upgrade.widest(),
+            },
+        };
+        let (before, after) = (View::before(step.index).point, View::after(step.index).point);
+        let latest = if step.background {
+            (before, delay(step).1 + millis(moving(self.plan, upgrade)))
+        } else {
+            (after, 0)
+        };
+        let ends = std::iter::once(End {
+            by: step.index,
+            why: EndsBy::Time,
+            earliest: Some((before, 0)),
+            latest,
+        });
+        // Whoever waits for it goes on when it is over.
+        let joins = |other: &&Step| matches!(&other.action, Action::Join { id, .. } if *id == upgrade.id);
+        let joined = self.plan.steps.iter().find(joins).map(|join| End {
+            by: join.index,
+            why: EndsBy::Step,
+            earliest: None,
+            latest: (View::after(join.index).point, 0),
+        });
+        self.parts.push(Part {
+            step: Some(step.index),
+            effect: Some(effect),
+            sure: true,
+            begins: Some((before, after)),
+            ends: ends.chain(joined).collect(),
+        });
+    }
+
     /// The further times of a fault that is repeated. When exactly each is on is not known beforehand, so that from the first on any may be.
     fn add_repeats(&mut self, step: &Step, fault: &Fault) {
         let Some((_, last)) = self.plan.repeated(step.index) else {
@@ -663,6 +719,10 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
             at_most(SHORT_STEP)
         }
         Action::Wait(duration) => exactly(*duration),
+        Action::Upgrade(upgrade) => (
+            millis(Ms(upgrade.pause.0.saturating_mul(upgrade.batches.len().saturating_sub(1) as u64))),
+            millis(moving(plan, upgrade)),
+        ),
         Action::Load(load) => exactly(load.lasts),
         Action::Join { within, .. } => at_most(*within),
         Action::Expect(expect) => match (expect.window, &expect.what) {
@@ -692,9 +752,15 @@ fn of_machines(plan: &Plan, id: &str) -> bool {
     plan.fault(id).is_some_and(|fault| fault.kind.strikes_machines())
 }
 
+/// The longest time that an upgrade takes which does not fail.
+fn moving(plan: &Plan, upgrade: &Upgrade) -> Ms {
+    let batch = SHORT_STEP + STOP_GRACE + REMOVAL + plan.limits.start + upgrade.gate.within + upgrade.pause;
+    Ms(batch.0.saturating_mul(upgrade.batches.len() as u64))
+}
+
 /// The longest time until a fault is verified.
 pub(in crate::scenario) fn injection(plan: &Plan, fault: &Fault) -> Ms {
-    let graceful = matches!(fault.kind, FaultKind::Stop | FaultKind::Restart);
+    let graceful = matches!(fault.kind, FaultKind::Stop | FaultKind::Restart | FaultKind::Upgrade);
     let leader = matches!(fault.targets, Targets::Leader { .. });
     let grace = if graceful { STOP_GRACE } else { Ms(0) };
     let search = if leader { FIND_LEADER } else { Ms(0) };

@@ -55,6 +55,9 @@ impl Check<'_> {
         };
         self.sound = true;
         self.powers = self.plan.network.nodes.iter().map(|node| node.power).collect();
+        self.runs = (self.plan.network.nodes.iter())
+            .map(|node| node.version.clone())
+            .collect();
         let index =
             |names: &mut dyn Iterator<Item = &NodeName>| names.filter_map(|name| given.plan.node_index(name)).collect();
         self.timeline.started = index(&mut given.present.iter());

@@ -916,7 +916,8 @@ impl Check<'_> {
             | FaultKind::Loss { .. }
             | FaultKind::Bandwidth { .. }
             | FaultKind::Stress(_)
-            | FaultKind::Restart => Nodes::new(),
+            | FaultKind::Restart
+            | FaultKind::Upgrade => Nodes::new(),
             FaultKind::Partition { sides, .. } => {
                 let power = |side: &[String]| -> u64 {
                     let powers = side.iter().filter_map(|name| self.plan.node_index(name));

@@ -57,6 +57,7 @@ impl Check<'_> {
         let config = config.as_ref();
         let version = self.plan.network.version.clone();
         self.plan.network.config = self.config(config, &version);
+        self.configs.extend(config.map(|config| (None, config.clone())));
         self.plan.network.attach = attach.as_ref().and_then(|attach| self.attach(attach));
         self.plan.network.app = app.as_ref().and_then(|app| self.app(app));
         if let Some(made) = made {
@@ -83,6 +84,9 @@ impl Check<'_> {
             };
         }
         self.powers = self.plan.network.nodes.iter().map(|node| node.power).collect();
+        self.runs = (self.plan.network.nodes.iter())
+            .map(|node| node.version.clone())
+            .collect();
         self.timeline.started = self
             .plan
             .network
@@ -288,6 +292,8 @@ impl Check<'_> {
             // The network's keys go to nodes of this version too; what is wrong for both is the same problem once.
             self.config(shared, &version);
         }
+        let own = config.as_ref().map(|config| (Some(name.value.clone()), config.clone()));
+        self.configs.extend(own);
         let config = self.config(config.as_ref(), &version);
         for (index, power) in (0..count).zip(powers) {
             self.plan.network.nodes.push(Node {
@@ -426,7 +432,7 @@ impl Check<'_> {
     }
 
     /// Checks a version that nodes are to run, and takes it into the plan.
-    fn version(&mut self, name: &At<String>) {
+    pub(super) fn version(&mut self, name: &At<String>) {
         let Some(adapter) = self.adapter else { return };
         if !self.plan.versions.contains_key(&name.value) {
             let Some(version) = adapter.version(name) else {
@@ -488,7 +494,7 @@ impl Check<'_> {
     }
 
     /// The chain's own keys, checked for a version.
-    fn config(&mut self, config: Option<&At<Config>>, version: &str) -> Settings {
+    pub(super) fn config(&mut self, config: Option<&At<Config>>, version: &str) -> Settings {
         let mut keys = Settings::new();
         for (key, value) in config.into_iter().flat_map(|config| &config.value.0) {
             if keys.insert(key.value.clone(), value.value.clone()).is_some() {

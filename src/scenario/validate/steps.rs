@@ -11,12 +11,13 @@ use crate::scenario::raw::{self, At, Named, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The actions of the language.
-pub(super) const ACTIONS: [&str; 22] = [
+pub(super) const ACTIONS: [&str; 23] = [
     "kill",
     "pause",
     "stop",
     "start",
     "restart",
+    "upgrade",
     "partition",
     "isolate",
     "delay",
@@ -55,7 +56,7 @@ const FAULTS: [&str; 14] = [
 ];
 
 /// Actions that may go on beside the next steps.
-const BACKGROUND: [&str; 4] = ["load", "wait", "restart", "expect"];
+const BACKGROUND: [&str; 5] = ["load", "wait", "restart", "upgrade", "expect"];
 
 /// Keys that go with every step.
 const COMMON: [&str; 5] = ["id", "name", "when", "continue", "background"];
@@ -131,7 +132,7 @@ impl Check<'_> {
                 .expect
                 .as_ref()
                 .is_some_and(|expect| super::expect::is_never(expect));
-            let referable = FAULTS.contains(&word.as_str()) || word == "load" || word == "tx";
+            let referable = FAULTS.contains(&word.as_str()) || ["load", "tx", "upgrade"].contains(&word.as_str());
             let (id, at) = match &step.id {
                 Some(id) => {
                     self.name("an id", id, 40);
@@ -188,6 +189,7 @@ impl Check<'_> {
             Action::Fault(fault) => Some(fault.id.clone()),
             Action::Load(load) => Some(load.id.clone()),
             Action::Tx(tx) => Some(tx.id.clone()),
+            Action::Upgrade(upgrade) => Some(upgrade.id.clone()),
             _ => step.id.as_ref().map(|id| id.value.clone()),
         };
         self.spans.push(here.key.clone());
@@ -252,7 +254,7 @@ impl Check<'_> {
             let help = if FAULTS.contains(&here.word) {
                 "a fault lasts while the next steps run, until its `for` or a `heal`; leave `background` out"
             } else {
-                "leave `background` out; it is for load, wait, restart and expect"
+                "leave `background` out; it is for load, wait, restart, upgrade and expect"
             };
             let problem = Problem::new(
                 code::BACKGROUND,
@@ -263,11 +265,11 @@ impl Check<'_> {
             .help(help);
             self.problems.push(problem);
         }
-        if here.go_on && here.word != "expect" {
+        if here.go_on && !["expect", "upgrade"].contains(&here.word) {
             let problem = Problem::new(
                 code::POINTLESS,
                 &at(&step.r#continue),
-                format!("`continue` is for `expect`; `{}` expects nothing", here.word),
+                format!("`continue` is for `expect` and `upgrade`; `{}` expects nothing", here.word),
             )
             .label("no effect")
             .help("leave it out");
@@ -326,6 +328,7 @@ impl Check<'_> {
             stop,
             start,
             restart,
+            upgrade,
             partition,
             isolate,
             delay,
@@ -356,6 +359,8 @@ impl Check<'_> {
             self.stop(here, stop)
         } else if let Some(restart) = restart {
             self.restart(here, restart)
+        } else if let Some(upgrade) = upgrade {
+            self.upgrade(here, upgrade)
         } else if let Some(partition) = partition {
             self.partition(here, partition)
         } else if let Some(isolate) = isolate {
@@ -718,7 +723,12 @@ impl Check<'_> {
             Some(known) if !fits(known) => Problem::new(
                 code::WRONG_KIND,
                 &id.at,
-                format!("step `{}` is a `{}`, but {what} is wanted", id.value, known.word),
+                format!(
+                    "step `{}` is {} `{}`, but {what} is wanted",
+                    id.value,
+                    article(&known.word),
+                    known.word
+                ),
             )
             .label(if wanted == Refer::Lasting && known.word == "restart" {
                 "a restart ends by itself"
@@ -789,4 +799,9 @@ impl Check<'_> {
             .push(Problem::new(code, at, message).label("not offered").help(reason));
         false
     }
+}
+
+/// `a` or `an`.
+fn article(word: &str) -> &'static str {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }

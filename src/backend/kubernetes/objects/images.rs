@@ -40,25 +40,41 @@ impl Images {
         } else {
             own_pulled(settings)?
         };
-        let mut made = BTreeMap::new();
-        let images = images_of(specs, settings.pull_policy, loads, |binary| {
+        let mut all = Self {
+            own,
+            own_image,
+            made: BTreeMap::new(),
+            images: BTreeMap::new(),
+        };
+        all.images = all.also(specs, settings, loads)?;
+        Ok(all)
+    }
+
+    /// Of further nodes; what is made for them is made besides, each program once.
+    ///
+    /// # Errors
+    /// As [`Images::of`].
+    pub fn also(
+        &mut self,
+        specs: &[NodeSpec],
+        settings: &Kubernetes,
+        loads: bool,
+    ) -> Result<BTreeMap<(NodeName, String), Image>, Trouble> {
+        images_of(specs, settings.pull_policy, loads, |binary| {
             let Some(path) = find_program(binary).filter(|_| loads) else {
                 return Ok(None);
             };
-            let one = image::of_program(&path)?;
+            let one = match self.made.get(binary) {
+                Some(known) => known.clone(),
+                None => image::of_program(&path)?,
+            };
             let image = Image {
                 name: one.tag.clone(),
                 program: Some(one.program.clone()),
                 pull: PullPolicy::Never,
             };
-            made.insert(binary.to_owned(), one);
+            self.made.insert(binary.to_owned(), one);
             Ok(Some(image))
-        })?;
-        Ok(Self {
-            own,
-            own_image,
-            made,
-            images,
         })
     }
 }
