@@ -399,6 +399,8 @@ pub enum FaultState {
     AlreadyEnded,
     /// A fault of a rehearsal was left out: there was no room for it when its time came.
     Skipped,
+    /// Others have taken the places of these targets, for whom it is over, as the plan says (`on_restart = "drop"`).
+    Dropped,
 }
 
 /// What happened to a transaction.

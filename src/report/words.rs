@@ -1,8 +1,8 @@
 //! Words for people: counts, moments, lists of nodes, steps in a few words, tables.
 
 use crate::model::{
-    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, Outage, Plane, Removal, Start, Step, Stress,
-    Targets, TxBody, What, When, Window, bits, mebibytes,
+    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, OnRestart, Outage, Plane, Removal, Start,
+    Step, Stress, Targets, TxBody, What, When, Window, bits, mebibytes,
 };
 
 /// Lists of nodes are cut at about so many characters.
@@ -293,7 +293,11 @@ pub fn fault(fault: &Fault) -> String {
         Lasts::Platform => ", left to the platform".to_owned(),
         Lasts::Itself => String::new(),
     };
-    format!("{what}{until}{wiped}")
+    let dropped = match fault.on_restart {
+        OnRestart::Reapply => "",
+        OnRestart::Drop => ", dropped where a pod or container is replaced",
+    };
+    format!("{what}{until}{wiped}{dropped}")
 }
 
 /// `the link a to b`, `6 links`.
@@ -463,6 +467,7 @@ mod tests {
                 lasts: Lasts::UntilHealed,
                 component: None,
                 wipe: false,
+                on_restart: crate::model::OnRestart::Reapply,
             })
         };
         assert_eq!(
@@ -483,6 +488,7 @@ mod tests {
             lasts: Lasts::For(Ms::secs(5)),
             component: None,
             wipe: false,
+            on_restart: crate::model::OnRestart::Reapply,
         };
         assert_eq!(fault(&leader), "pause the proposer among v-0..3 for 5s");
     }

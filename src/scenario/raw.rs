@@ -553,6 +553,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// What becomes of it when another pod or container takes a target's place; "reapply" if left out. Only where nodes are pods.
+            on_restart: OnRestart,
         }
     }
 }
@@ -605,6 +607,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -626,6 +630,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -654,6 +660,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -678,6 +686,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -702,6 +712,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -725,6 +737,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -747,6 +761,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -1176,6 +1192,16 @@ words! {
         "both" => false,
         /// Packets from the first of two sides to the second are lost, those back pass; only on backends that can do it honestly.
         "one-way" => true,
+    } later {}
+}
+
+words! {
+    /// What becomes of a fault when another pod or container takes a target's place.
+    OnRestart "on_restart" -> model::OnRestart {
+        /// It goes on: whoever takes the target's place suffers it too.
+        "reapply" => model::OnRestart::Reapply,
+        /// It is over for that target.
+        "drop" => model::OnRestart::Drop,
     } later {}
 }
 
