@@ -177,6 +177,12 @@ pub trait NodeOps: Send + Sync {
     /// What the operating system (not the injector) says of the node's processes.
     fn state<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<NodeState, Trouble>>;
 
+    /// Waits until the pod or a container of the node is another one than now, or gone; what was seen, in words. Never where there are none.
+    fn another<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<String, Trouble>> {
+        let _: &str = node;
+        Box::pin(std::future::pending())
+    }
+
     /// What can be seen of these links from outside the injector: a new connection is tried over each, and the bytes that open connections
     /// have carried so far are read from the operating system.
     fn probe_links<'a>(
@@ -546,6 +552,9 @@ pub struct LinkShape {
     pub latency: Ms,
     /// Uniform in ± around the latency.
     pub jitter: Ms,
+    /// A container that takes the place of the dialling one begins with a clear link.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drops: bool,
 }
 
 /// What becomes of the packets from one node to another, computed from the set of faults that are on.

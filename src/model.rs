@@ -494,6 +494,28 @@ pub struct Fault {
     /// The data of the targets go with them: a declared loss.
     #[serde(default)]
     pub wipe: bool,
+    /// What becomes of it where another pod or container takes a target's place.
+    #[serde(default, skip_serializing_if = "OnRestart::is_reapply")]
+    pub on_restart: OnRestart,
+}
+
+/// What becomes of a fault where another pod or container takes a target's place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRestart {
+    /// It goes on: whoever takes the target's place suffers it too.
+    #[default]
+    Reapply,
+    /// It is over for that target.
+    Drop,
+}
+
+impl OnRestart {
+    /// Whether it is what is usual.
+    #[must_use]
+    pub const fn is_reapply(&self) -> bool {
+        matches!(self, Self::Reapply)
+    }
 }
 
 /// A rehearsal (`[chaos]`): a schedule of faults beside the steps, drawn from the seed or given by the file.
@@ -628,6 +650,9 @@ pub struct Stress {
     /// How full its first volume is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fill: Option<Fill>,
+    /// A container that takes this one's place begins without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drops: bool,
 }
 
 /// How full a volume is that is a file system of its own.
@@ -1008,6 +1033,13 @@ impl Plan {
         fault.lasts == Lasts::Platform && pods
     }
 
+    /// Whether a fault has other pods or containers take the places of those that its targets have.
+    #[must_use]
+    pub fn replaces(&self, fault: &Fault) -> bool {
+        let stopped = matches!(fault.kind, FaultKind::Drain | FaultKind::Machine(Outage::Stop));
+        stopped || self.comes_back(fault)
+    }
+
     /// Whether any of its faults makes packets be lost, for which proxies do not do.
     #[must_use]
     pub fn loses_packets(&self) -> bool {
@@ -1110,6 +1142,7 @@ impl FaultKind {
                 cpu: 0,
                 memory: 0,
                 fill: Some(fill),
+                drops: false,
             }),
             _ => None,
         }

@@ -417,6 +417,8 @@ pub enum FaultState {
     AlreadyEnded,
     /// A fault of a rehearsal was left out: there was no room for it when its time came.
     Skipped,
+    /// Others have taken the places of these targets, for whom it is over, as the plan says (`on_restart = "drop"`).
+    Dropped,
 }
 
 /// How far a node has come on its way to another version, in this order; `Failed` may come after any but the first.

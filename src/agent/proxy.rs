@@ -87,6 +87,7 @@ impl From<&LinkShape> for Shape {
             cut,
             latency,
             jitter,
+            drops: _,
         }: &LinkShape,
     ) -> Self {
         Self {

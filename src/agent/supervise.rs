@@ -300,9 +300,10 @@ impl Supervisor {
 
     /// Goes on where the container before this one was, or begins.
     fn begin(&mut self) {
-        // A file of another spec may know links that are none any more.
+        // A file of another spec may know links that are none any more; some faults do not outlast a container.
         let known = self.state.links().iter();
-        let shapes: Vec<LinkShape> = known.filter(|shape| self.links.has(&shape.link)).cloned().collect();
+        let stays = |shape: &&LinkShape| self.links.has(&shape.link) && !shape.drops;
+        let shapes: Vec<LinkShape> = known.filter(stays).cloned().collect();
         self.set_links(&shapes);
         // A process that was there died with its container; how, only the platform knows.
         let exited = self.state.exited(&self.spec.component, (None, None), Vec::new());
@@ -399,6 +400,7 @@ impl Supervisor {
             node: self.spec.node.clone(),
             component: self.spec.component.clone(),
             last: self.state.last(),
+            container: self.state.container(),
         };
         let say = connection.say.clone();
         tell(&say, &Said::Answer { id, result: Ok(hello) });

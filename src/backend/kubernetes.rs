@@ -54,8 +54,8 @@ use self::replace::Later;
 use self::tunnel::Forward;
 use self::watch::{Pods, State};
 use super::{
-    Addresses, Bytes, Capabilities, ComponentState, Damage, Deployer, Dial, Digest, Endpoint, Incarnation, Job,
-    JobOutput, LinkEvidence, LinkId, LinkLook, LinkShape, MachineStrike, NodeOps, NodeSpec, NodeState, Observer,
+    Addresses, Bytes, Capabilities, Component, ComponentState, Damage, Deployer, Dial, Digest, Endpoint, Incarnation,
+    Job, JobOutput, LinkEvidence, LinkId, LinkLook, LinkShape, MachineStrike, NodeOps, NodeSpec, NodeState, Observer,
     PROBER, PROXIES_LACK, PacketEvidence, PacketShape, RunState, StressEvidence, Teardown, Trouble, Volley, Wanted,
 };
 use crate::agent::registry::{self, InCluster};
@@ -455,7 +455,7 @@ impl Kubernetes {
                     .cloned()
                     .collect();
                 if !own.is_empty() || control.shaped() || taken_over {
-                    asked.push(control.ask(Ask::Shape(own), PROMPT));
+                    asked.push(self.ask_or_leave(name, component, control, Ask::Shape(own)));
                 }
             }
         }
@@ -466,15 +466,43 @@ impl Kubernetes {
         let node = self.shared.node(name)?;
         let mut asked = Vec::new();
         for (component, control) in node.spec.components.iter().zip(&node.controls) {
-            // A container that is away is told when it is there.
-            let runs = self.shared.container_runs(name, &component.name);
-            let limit = if runs { PROMPT } else { AWAY };
-            asked.push(async move {
-                let done = control.ask(Ask::Stress(all.clone()), limit).await;
-                if runs { done.map(drop) } else { Ok(()) }
-            });
+            asked.push(self.ask_or_leave(name, component, control, Ask::Stress(all.clone())));
         }
         try_join_all(asked).await.map(drop)
+    }
+
+    /// Asks for what holds until something else is asked: a container that is away is told when it is there.
+    async fn ask_or_leave(
+        &self,
+        node: &str,
+        component: &Component,
+        control: &Control,
+        ask: Ask,
+    ) -> Result<(), Trouble> {
+        let runs = self.shared.container_runs(node, &component.name);
+        let done = control.ask(ask, if runs { PROMPT } else { AWAY }).await;
+        match done {
+            // It may have ended meanwhile.
+            Err(trouble) if self.shared.container_runs(node, &component.name) && runs => Err(trouble),
+            _ => Ok(()),
+        }
+    }
+
+    async fn do_another(&self, name: &str) -> Result<String, Trouble> {
+        let (network, node) = (self.shared.network()?, self.shared.node(name)?);
+        let before = self.shared.incarnations(node);
+        let mut pods = network.pods.clone();
+        loop {
+            let now = self.shared.incarnations(node);
+            if let Some(seen) = before
+                .iter()
+                .zip(&now)
+                .find_map(|(before, now)| replaced(before.as_ref(), now.as_ref()))
+            {
+                return Ok(format!("{name}: {seen}"));
+            }
+            pods.changed().await;
+        }
     }
 
     async fn do_stressed(&self, name: &str, fault: &str) -> Result<Vec<StressEvidence>, Trouble> {
@@ -1262,6 +1290,10 @@ impl NodeOps for Kubernetes {
         self.do_state(node).boxed()
     }
 
+    fn another<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<String, Trouble>> {
+        self.do_another(node).boxed()
+    }
+
     fn probe_links<'a>(
         &'a self,
         links: &'a [LinkId],
@@ -1302,6 +1334,22 @@ impl NodeOps for Kubernetes {
             tokio::join!(agents, supervisors).0
         }
         .boxed()
+    }
+}
+
+/// That a container, of which also is known whether it runs, is not the one that there was.
+fn replaced(before: Option<&(Incarnation, bool)>, now: Option<&(Incarnation, bool)>) -> Option<String> {
+    match (before, now) {
+        (Some((before, _)), None) => Some(format!("pod {} is gone", before.pod_uid)),
+        (Some((before, _)), Some((now, _))) if before.pod_uid != now.pod_uid => {
+            Some(format!("pod {} instead of {}", now.pod_uid, before.pod_uid))
+        }
+        (Some((before, _)), Some((now, _))) if before.container_id != now.container_id => {
+            Some(format!("its container started again (restart {})", now.restarts))
+        }
+        (Some((_, true)), Some((_, false))) => Some("its container has ended".to_owned()),
+        (None, Some((now, true))) => Some(format!("pod {} is there", now.pod_uid)),
+        _ => None,
     }
 }
 

@@ -762,6 +762,23 @@ impl NodeOps for Memory {
         async { state }.boxed()
     }
 
+    fn another<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<String, Trouble>> {
+        async move {
+            let look = || self.with(node, |node| (node.pods, node.restarts));
+            let (before, mut run) = (look()?, self.with(node, |node| node.run.subscribe())?);
+            loop {
+                let now = look()?;
+                if now != before {
+                    return Ok(format!("{node}: pod {} instead of {}", now.0, before.0));
+                }
+                if run.changed().await.is_err() {
+                    return futures::future::pending().await;
+                }
+            }
+        }
+        .boxed()
+    }
+
     fn probe_links<'a>(
         &'a self,
         links: &'a [LinkId],
@@ -816,7 +833,7 @@ impl NodeOps for Memory {
         async move {
             let stress = self.with(node, |node| node.stress.get(fault).copied())?;
             let took = Ms(100);
-            let seen = stress.map(|Stress { cpu, memory, fill }| Stressed {
+            let seen = stress.map(|Stress { cpu, memory, fill, .. }| Stressed {
                 busy: cpu,
                 used: Ms(took.0 * u64::from(cpu)),
                 took,

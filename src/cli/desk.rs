@@ -581,7 +581,9 @@ fn line(record: &Record) -> Option<String> {
             detail,
         } => {
             let state = match state {
-                FaultState::Planned | FaultState::AlreadyEnded | FaultState::Skipped => return None,
+                FaultState::Planned | FaultState::AlreadyEnded | FaultState::Skipped | FaultState::Dropped => {
+                    return None;
+                }
                 FaultState::Injected => "injected",
                 FaultState::Verified => "verified",
                 FaultState::NoEffect => "NO EFFECT",

@@ -12,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::probe::{Force, Miss, Pair, Prober, Samples};
 use super::upgrade::{Move, Unmoved, replace};
 use super::{Desk, at};
 use crate::backend::{LinkId, LinkShape, MachineStrike, NodeOps, NodeState, PacketShape, Trouble};
-use crate::model::{DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, Plan, REMOVAL, Removal, STOP_GRACE, Start, Stress};
+use crate::model::{
+    DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, OnRestart, Plan, REMOVAL, Removal, STOP_GRACE, Start, Stress,
+};
 use crate::record::{FaultState, NodeEvent, Record};
 
 /// How long the effect of a fault may take to be seen; and how long, after a revert, what trialnet alone puts back: links, halted processes.
@@ -50,6 +53,10 @@ pub(super) enum Request {
     Runs(String, Instant),
     /// From the keeper's own jobs: the platform has brought the targets of a fault back, or has not.
     Returned(String, Result<String, String>),
+    /// From the keeper's own jobs: another pod or container has taken the place of a target of a fault that does not outlast that.
+    Dropped(String, NodeName, String),
+    /// From the keeper's own jobs: nobody suffers a fault any more, and all its targets are back.
+    Over(String),
     /// From the keeper's own jobs: components of a node are down that should not be.
     Raise(NodeName),
     /// From the keeper's own jobs: these faults have been looked at for the last time and end now.
@@ -120,6 +127,10 @@ struct Active {
     ends: Option<Instant>,
     /// When it is looked at for the last time before that.
     last_look: Option<Instant>,
+    /// Targets for whom it is over, since others have taken their places.
+    dropped: BTreeSet<NodeName>,
+    /// Who looks whether others have.
+    _watching: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 impl Active {
@@ -138,6 +149,27 @@ impl Active {
             started,
             ends: None,
             last_look: None,
+            dropped: BTreeSet::new(),
+            _watching: None,
+        }
+    }
+
+    /// Whether it is on a node, unless a `start` has ended that.
+    fn is_on(&self, node: &str) -> bool {
+        self.targets.iter().any(|target| target == node) && !self.dropped.contains(node)
+    }
+
+    /// The targets that still suffer it.
+    fn kept(&self) -> Vec<NodeName> {
+        let kept = self.targets.iter().filter(|node| !self.dropped.contains(*node));
+        kept.cloned().collect()
+    }
+
+    /// As if it were still on all of its targets.
+    fn whole(&self) -> Self {
+        Self {
+            dropped: BTreeSet::new(),
+            ..self.clone()
         }
     }
 
@@ -257,6 +289,13 @@ impl Keeper {
                 }
             }
             Request::Returned(id, seen) => self.returned(&id, seen),
+            Request::Dropped(id, node, seen) => self.drop_target(&id, node, seen).await,
+            Request::Over(id) => {
+                if self.on.iter().any(|active| active.fault.id == id) {
+                    let (reply, _ignored) = oneshot::channel();
+                    self.revert_all(&[id], reply).await;
+                }
+            }
             Request::Raise(node) => self.raise_rest(node),
             Request::Revert(ids, reply) => self.revert_all(&ids, reply).await,
             Request::Release(reply) => {
@@ -279,9 +318,12 @@ impl Keeper {
             targets,
             started: BTreeSet::new(),
         };
-        let active = Active::of(&self.plan, held);
+        let mut active = Active::of(&self.plan, held);
         if active.fault.kind == FaultKind::Restart {
             return self.restart(active, reply);
+        }
+        if active.fault.on_restart == OnRestart::Drop {
+            active._watching = Some(Arc::new(self.watch(&active)));
         }
         self.on.push(active.clone());
         let mut struck = Ok(());
@@ -375,6 +417,61 @@ impl Keeper {
         try_join_all(set).await.map(drop)
     }
 
+    /// Looks whether others take the places of a fault's targets.
+    fn watch(&self, Active { fault, targets, .. }: &Active) -> AbortOnDropHandle<()> {
+        let (ops, requests) = (Arc::clone(&self.ops), self.requests.clone());
+        let (id, targets) = (fault.id.clone(), targets.clone());
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let look = async |node: &NodeName| match ops.another(node).await {
+                Ok(seen) => say(&requests, Request::Dropped(id.clone(), node.clone(), seen)),
+                Err(trouble) => tracing::debug!("nobody looks whether {node} is replaced: {trouble}"),
+            };
+            join_all(targets.iter().map(look)).await;
+        }))
+    }
+
+    /// Another pod or container has taken the place of a target, which ends the fault there.
+    async fn drop_target(&mut self, id: &str, node: NodeName, seen: String) {
+        let Some(active) = self.on.iter_mut().find(|active| active.fault.id == id) else {
+            return;
+        };
+        active.dropped.insert(node.clone());
+        let active = active.clone();
+        self.desk
+            .record(fault_record(id, FaultState::Dropped, std::slice::from_ref(&node), seen));
+        let mut done = Ok(());
+        if active.fault.kind.is_of_links() {
+            done = self.shape().await;
+        }
+        if active.fault.kind.beside().is_some() {
+            done = self.stress(std::slice::from_ref(&node)).await;
+        }
+        if let Err(trouble) = done {
+            // What the links and processes have to be is known; its end tries again, and says if it cannot.
+            tracing::debug!("{id} was dropped on {node}: {trouble}");
+        }
+        let (kind, ops) = (&active.fault.kind, Arc::clone(&self.ops));
+        if *kind == FaultKind::Pause && want(&self.on, &self.present, &node) != Want::Paused {
+            self.jobs.spawn(async move {
+                // Components of which the containers are still the same; the others are not there or run anyway.
+                if let Err(trouble) = ops.resume(&node).await {
+                    tracing::debug!("{trouble}");
+                }
+            });
+        }
+        let nobody = active.kept().is_empty() || kind.is_of_links() && links_of(&self.plan, &active).is_empty();
+        if nobody {
+            let (prober, requests, limit) = (self.prober.clone(), self.requests.clone(), self.plan.limits.start);
+            self.jobs.spawn(async move {
+                let back = all(active.dropped.iter().map(|node| prober.answering(node, None, limit))).await;
+                if let Err(seen) = back {
+                    tracing::debug!("{} is over, but not all is back: {seen}", active.fault.id);
+                }
+                say(&requests, Request::Over(active.fault.id));
+            });
+        }
+    }
+
     /// A fault is over because the platform has brought its targets back; or they did not come in time.
     fn returned(&mut self, id: &str, seen: Result<String, String>) {
         // Somebody may have ended it before, and has waited for the same.
@@ -409,7 +506,7 @@ impl Keeper {
             FaultKind::Kill | FaultKind::Stop | FaultKind::Remove(_) => {
                 Look::Gone(targets.clone(), fault.component.clone())
             }
-            FaultKind::Pause => Look::Paused(targets.clone()),
+            FaultKind::Pause => Look::Paused(active.kept()),
             FaultKind::Partition { one_way: true, .. } => {
                 let cut = self.live(links_of(&self.plan, active));
                 Look::Packets {
@@ -463,7 +560,7 @@ impl Keeper {
                 }
             }
             FaultKind::Stress(_) | FaultKind::Fill(_) => Look::Stressed {
-                nodes: self.contained(targets),
+                nodes: self.contained(&active.kept()),
                 fault: fault.id.clone(),
                 stress: fault.kind.beside().unwrap_or_default(),
             },
@@ -743,6 +840,7 @@ impl Keeper {
 
     /// What has to be seen when a fault is gone, given the faults that are still on.
     fn back(&self, active: &Active) -> Back {
+        let active = &active.whole();
         match &active.fault.kind {
             kind if kind.loses_packets() => Back::Packets(
                 self.live(self.untouched(links_of(&self.plan, active))),
@@ -1206,8 +1304,7 @@ fn want(on: &[Active], present: &BTreeSet<NodeName>, node: &str) -> Want {
     if !present.contains(node) {
         return Want::Absent;
     }
-    let struck =
-        |active: &&Active| active.targets.iter().any(|target| target == node) && !active.started.contains(node);
+    let struck = |active: &&Active| active.is_on(node) && !active.started.contains(node);
     let mut want = Want::Running;
     for active in on.iter().filter(struck) {
         match active.fault.kind {
@@ -1237,15 +1334,18 @@ fn told(on: &[Active], node: &str, ways: &[&str]) -> bool {
 /// Whether a node cannot write, and may have ended for it.
 fn has_no_room(on: &[Active], node: &str) -> bool {
     let full = |active: &Active| matches!(active.fault.kind, FaultKind::Fill(fill) if fill.is_whole());
-    on.iter()
-        .any(|active| full(active) && active.targets.iter().any(|target| target == node))
+    on.iter().any(|active| full(active) && active.is_on(node))
 }
 
 /// What is used beside the programs of a node under these faults: each by itself, so they add up.
 fn stresses(on: &[Active], node: &str) -> BTreeMap<String, Stress> {
-    let of_it = |active: &&Active| active.targets.iter().any(|target| target == node);
-    let stress = |active: &Active| Some((active.fault.id.clone(), active.fault.kind.beside()?));
-    on.iter().filter(of_it).filter_map(stress).collect()
+    let stress = |active: &Active| {
+        let drops = active.fault.on_restart == OnRestart::Drop;
+        let stress = active.fault.kind.beside()?;
+        Some((active.fault.id.clone(), Stress { drops, ..stress }))
+    };
+    let of_it = on.iter().filter(|active| active.is_on(node));
+    of_it.filter_map(stress).collect()
 }
 
 /// The shapes of all links that are not clear under these faults.
@@ -1258,8 +1358,11 @@ fn shapes<'a>(plan: &Plan, on: impl IntoIterator<Item = &'a Active>) -> Vec<Link
                 cut: false,
                 latency: Ms(0),
                 jitter: Ms(0),
+                drops: true,
             };
             let shape = shapes.entry(link).or_insert(clear);
+            // Where another fault stays, the link is made clear of this one as soon as it is seen.
+            shape.drops &= active.fault.on_restart == OnRestart::Drop;
             match &active.fault.kind {
                 kind @ FaultKind::Delay { jitter, .. } => {
                     shape.latency = shape.latency + kind.latency(&shape.link.from, &shape.link.to);
@@ -1318,9 +1421,10 @@ fn links_of(plan: &Plan, active: &Active) -> Vec<LinkId> {
             .any(|(a, b)| (a == from && b == to) || (a == to && b == from)),
         _ => false,
     };
+    let kept = |link: &LinkId| !active.dropped.contains(&link.from) && !active.dropped.contains(&link.to);
     all_links(plan)
         .into_iter()
-        .filter(|link| concerned(&link.from, &link.to))
+        .filter(|link| concerned(&link.from, &link.to) && kept(link))
         .collect()
 }
 

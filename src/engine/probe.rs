@@ -934,6 +934,7 @@ mod tests {
             };
             let asked = Stress {
                 fill: None,
+                drops: false,
                 cpu: 2,
                 memory: 3 << 20,
             };

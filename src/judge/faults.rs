@@ -36,6 +36,8 @@ pub(super) struct Life {
     pub(super) no_effect: Option<Ms>,
     /// It could not be taken back.
     pub(super) stuck: Option<Ms>,
+    /// Others have taken the places of some of its targets, for whom it is over.
+    pub(super) dropped: Option<Ms>,
     /// Somebody began to end it.
     pub(super) ending: Option<Ms>,
     /// Of a batch of an upgrade: it has passed its gate, or was taken back.
@@ -152,6 +154,7 @@ impl Life {
             revert_verified: None,
             no_effect: None,
             stuck: None,
+            dropped: None,
             ending: None,
             gated: None,
             failed: None,
@@ -195,10 +198,14 @@ impl Life {
             (Lasts::For(time), Some(verified)) => Some(verified + time),
             _ => None,
         };
-        [timed, self.ending, self.reverted, self.revert_verified, self.no_effect]
-            .into_iter()
-            .flatten()
-            .min()
+        let ended = [
+            self.ending,
+            self.dropped,
+            self.reverted,
+            self.revert_verified,
+            self.no_effect,
+        ];
+        (ended.into_iter().chain([timed])).flatten().min()
     }
 
     /// Whether its effect is certainly there: verified, and nobody has begun to end it.
@@ -313,7 +320,7 @@ impl Judge {
         let m = self.heights.m;
         let grace = self.grace();
         let life = &mut self.faults[at];
-        if !resolved.is_empty() {
+        if !resolved.is_empty() && state != FaultState::Dropped {
             life.targets = resolved;
         }
         match state {
@@ -340,6 +347,7 @@ impl Judge {
             FaultState::Stronger => self.fault_broken(at, "infra/fault-stronger", detail),
             FaultState::RevertFailed => self.fault_broken(at, "infra/revert-failed", detail),
             FaultState::AlreadyEnded => {}
+            FaultState::Dropped => life.dropped = life.dropped.or(Some(now)),
             FaultState::Skipped => life.skipped = Some(detail.to_owned()),
         }
         // Whatever else happens, a fault that has a state was planned.

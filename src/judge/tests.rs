@@ -127,6 +127,7 @@ impl Plan {
             lasts,
             component: None,
             wipe: false,
+            on_restart: crate::model::OnRestart::Reapply,
         };
         self.step(Some(id), Action::Fault(fault))
     }

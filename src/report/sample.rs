@@ -95,6 +95,7 @@ fn steps(validators: &[NodeName]) -> Vec<Step> {
                 lasts: Lasts::For(Ms::secs(5)),
                 component: None,
                 wipe: false,
+                on_restart: crate::model::OnRestart::Reapply,
             }),
         ),
         (None, None, expect(What::Recovery { of: "victim".into() }, 20)),
@@ -116,6 +117,7 @@ fn steps(validators: &[NodeName]) -> Vec<Step> {
                 lasts: Lasts::UntilHealed,
                 component: None,
                 wipe: false,
+                on_restart: crate::model::OnRestart::Reapply,
             }),
         ),
         (

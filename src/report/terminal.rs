@@ -242,6 +242,7 @@ fn of_fault(plan: &Plan, id: &str, state: FaultState, targets: &[String], detail
         FaultState::Stronger => paint::bad("STRONGER THAN ASKED"),
         FaultState::RevertFailed => paint::bad("NOT PUT BACK"),
         FaultState::AlreadyEnded => "had ended already".to_owned(),
+        FaultState::Dropped => format!("{} on {}", paint::warn("dropped"), names(targets)),
         FaultState::Skipped => format!("{} on {}", paint::warn("left out"), names(targets)),
     };
     let detail = if detail.is_empty() {

@@ -205,7 +205,7 @@ impl View {
     fn fault(&mut self, id: &str, state: FaultState, targets: &[NodeName], at: Ms) {
         let Some(view) = self.faults.get_mut(id) else { return };
         match state {
-            FaultState::AlreadyEnded | FaultState::Skipped => return,
+            FaultState::AlreadyEnded | FaultState::Skipped | FaultState::Dropped => return,
             FaultState::Planned | FaultState::Injected => view.since = at,
             FaultState::Verified
             | FaultState::Reverted
@@ -326,7 +326,8 @@ impl View {
                     FaultState::Planned
                     | FaultState::RevertVerified
                     | FaultState::AlreadyEnded
-                    | FaultState::Skipped => return None,
+                    | FaultState::Skipped
+                    | FaultState::Dropped => return None,
                     FaultState::Injected => ", not verified yet",
                     FaultState::Verified => "",
                     FaultState::Reverted => ", ending",

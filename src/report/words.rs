@@ -2,8 +2,8 @@
 
 use crate::model::upgrade::{OnFailure, Strategy, Upgrade};
 use crate::model::{
-    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, Outage, Plane, Removal, Start, Step, Stress,
-    Targets, TxBody, What, When, Window, bits, mebibytes,
+    Action, Bounds, Expect, Fault, FaultKind, Invariant, Lasts, NodeName, OnRestart, Outage, Plane, Removal, Start,
+    Step, Stress, Targets, TxBody, What, When, Window, bits, mebibytes,
 };
 
 /// Lists of nodes are cut at about so many characters.
@@ -310,7 +310,11 @@ pub fn fault(fault: &Fault) -> String {
         Lasts::Platform => ", left to the platform".to_owned(),
         Lasts::Itself => String::new(),
     };
-    format!("{what}{until}{wiped}")
+    let dropped = match fault.on_restart {
+        OnRestart::Reapply => "",
+        OnRestart::Drop => ", dropped where a pod or container is replaced",
+    };
+    format!("{what}{until}{wiped}{dropped}")
 }
 
 /// `the link a to b`, `6 links`.
@@ -480,6 +484,7 @@ mod tests {
                 lasts: Lasts::UntilHealed,
                 component: None,
                 wipe: false,
+                on_restart: crate::model::OnRestart::Reapply,
             })
         };
         assert_eq!(
@@ -500,6 +505,7 @@ mod tests {
             lasts: Lasts::For(Ms::secs(5)),
             component: None,
             wipe: false,
+            on_restart: crate::model::OnRestart::Reapply,
         };
         assert_eq!(fault(&leader), "pause the proposer among v-0..3 for 5s");
     }

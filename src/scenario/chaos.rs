@@ -241,6 +241,7 @@ pub(super) fn fault(plan: &Plan, id: &str, kind: Kind, nodes: &BTreeSet<usize>, 
         targets: Targets::Nodes(targets),
         component: None,
         wipe: false,
+        on_restart: crate::model::OnRestart::Reapply,
     }
 }
 

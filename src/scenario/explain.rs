@@ -130,6 +130,11 @@ codes! {
          and `every` needs room for that and one second more. The step ends when the first is seen; the others strike beside the \
          steps that follow, under the ids `ID.2`, `ID.3`, …; `heal` of `ID` ends them all, `expect.recovery` of it is judged after the last, and the \
          run goes on until then.";
+    ON_RESTART = "scenario/on-restart", "a pause that is to go on in another container",
+        "`on_restart` says what becomes of a fault when another pod or container takes a target's place: \"reapply\" (if left out) lets it go on, \"drop\" ends it \
+         for that target as soon as the cluster shows the other one, and records when. Its links are clear then, also at their other ends; with the last target the fault is \
+         over. The arithmetic counts such a fault as certain only until a step that may replace one of its targets. A pause is of processes, and nobody halts those \
+         of the next container: say \"drop\" where that is meant; else a pause whose container is replaced has vanished, which is `infra/fault-no-effect`.";
     STRESS = "scenario/stress", "a stress of nothing, or one that would end the program",
         "`stress = { nodes = [\"validator-0\"], cpu = 2, memory = \"128Mi\", for = \"30s\" }` uses processors and memory beside each program of the nodes, in its \
          container, for as long as the fault is on: `cpu` threads that always want a processor, and `memory` that is held. Both count for the limits of the \

@@ -555,6 +555,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// What becomes of it when another pod or container takes a target's place; "reapply" if left out. Only where nodes are pods.
+            on_restart: OnRestart,
         }
     }
 }
@@ -650,6 +652,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -671,6 +675,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -699,6 +705,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -723,6 +731,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -747,6 +757,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -770,6 +782,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -792,6 +806,8 @@ table! {
             every: Time,
             /// As in `kill`.
             times: u64,
+            /// As in `pause`.
+            on_restart: OnRestart,
         }
     }
 }
@@ -1245,6 +1261,16 @@ words! {
         "both" => false,
         /// Packets from the first of two sides to the second are lost, those back pass; only on backends that can do it honestly.
         "one-way" => true,
+    } later {}
+}
+
+words! {
+    /// What becomes of a fault when another pod or container takes a target's place.
+    OnRestart "on_restart" -> model::OnRestart {
+        /// It goes on: whoever takes the target's place suffers it too.
+        "reapply" => model::OnRestart::Reapply,
+        /// It is over for that target.
+        "drop" => model::OnRestart::Drop,
     } later {}
 }
 

@@ -228,6 +228,7 @@ mod tests {
                 lasts: Lasts::For(Ms(1_600)),
                 component: None,
                 wipe: false,
+                on_restart: crate::model::OnRestart::Reapply,
             },
         }
     }

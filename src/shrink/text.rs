@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::verdict::Class;
-use crate::model::{Fault, FaultKind, Lasts, Ms, NodeName, Plan, Plane, Stress, Timed, bits};
+use crate::model::{Fault, FaultKind, Lasts, Ms, NodeName, OnRestart, Plan, Plane, Stress, Timed, bits};
 
 /// What the file says besides what happens in it.
 #[derive(Clone, Debug)]
@@ -119,9 +119,13 @@ fn parsed(text: &str) -> Result<toml::Table, String> {
 /// A fault as the line of a step.
 fn action(plan: &Plan, fault: &Fault) -> Option<String> {
     let nodes = list(fault.targets.nodes());
+    let dropped = match fault.on_restart {
+        OnRestart::Reapply => "",
+        OnRestart::Drop => ", on_restart = \"drop\"",
+    };
     let lasts = |key: &str| match fault.lasts {
-        Lasts::For(lasts) => format!(", {key} = {}", time(lasts)),
-        _ => String::new(),
+        Lasts::For(lasts) => format!(", {key} = {}{dropped}", time(lasts)),
+        _ => dropped.to_owned(),
     };
     let mut wipe = String::new();
     if fault.wipe {

@@ -2,6 +2,7 @@
 
 mod beside;
 mod corrupt;
+mod dropped;
 mod repeat;
 mod stress;
 mod upgrade;
@@ -102,6 +103,7 @@ fn fault(id: &str, kind: FaultKind, nodes: &[&str], lasts: Lasts) -> Action {
         lasts,
         component: None,
         wipe: false,
+        on_restart: trialnet::model::OnRestart::Reapply,
     })
 }
 

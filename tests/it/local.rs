@@ -209,6 +209,7 @@ impl Net {
                 cut: true,
                 latency: Ms(0),
                 jitter: Ms(0),
+                drops: false,
             })
             .collect();
         self.local.shape(&shapes).await.unwrap();
@@ -860,6 +861,7 @@ async fn a_cut_holds_open_and_new_connections_and_is_taken_back() {
         cut: true,
         latency: Ms(0),
         jitter: Ms(0),
+        drops: false,
     };
     assert_eq!(net.local.shape(&[unknown]).await.unwrap_err().code, "infra/io");
     net.down().await;
@@ -883,6 +885,7 @@ async fn a_delay_is_seen_by_the_probe() {
         cut: false,
         latency: Ms(80),
         jitter: Ms(10),
+        drops: false,
     };
     net.local.shape(&[slow]).await.unwrap();
     let seen = net.local.probe_links(&net.links, Ms::secs(30).into()).await.unwrap();

@@ -123,6 +123,7 @@ impl Supervisor {
                 node,
                 component,
                 last,
+                container: _,
             } => {
                 assert_eq!((protocol, node.as_str(), component.as_str()), (PROTOCOL, "n-0", "node"));
                 client.last = last;
@@ -758,6 +759,7 @@ fn shape(link: &LinkId, cut: bool, latency: Ms) -> LinkShape {
         cut,
         latency,
         jitter: Ms(0),
+        drops: false,
     }
 }
 

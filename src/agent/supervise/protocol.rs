@@ -198,6 +198,9 @@ pub enum Reply {
         component: String,
         /// The number of the last event so far.
         last: u64,
+        /// Which container of this pod it is, from 1.
+        #[serde(default)]
+        container: u32,
     },
     /// What the kernel says of the process.
     State {

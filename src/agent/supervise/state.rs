@@ -36,6 +36,9 @@ struct Kept {
     /// The links that are not clear.
     #[serde(default)]
     links: Vec<LinkShape>,
+    /// How many containers there were in this pod.
+    #[serde(default)]
+    containers: u32,
 }
 
 /// The process of a generation.
@@ -56,7 +59,7 @@ impl State {
     pub(super) fn open(folder: &Path, component: &str, started: bool) -> io::Result<Self> {
         fs_err::create_dir_all(folder)?;
         let path = folder.join(format!("{component}.json"));
-        let kept = match fs_err::read(&path) {
+        let mut kept = match fs_err::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kept {
                 held: !started,
@@ -64,7 +67,10 @@ impl State {
             },
             Err(error) => return Err(error),
         };
-        Ok(Self { path, kept })
+        kept.containers += 1;
+        let state = Self { path, kept };
+        state.save()?;
+        Ok(state)
     }
 
     /// Writes the file anew; a reader sees the old or the new one.
@@ -90,6 +96,11 @@ impl State {
     /// Of this generation, while it runs.
     pub(super) fn running(&self) -> Option<Process> {
         self.kept.process.filter(|process| process.runs)
+    }
+
+    /// Which container of the pod this is, from 1.
+    pub(super) fn container(&self) -> u32 {
+        self.kept.containers
     }
 
     /// The number of the last event.
@@ -245,6 +256,7 @@ mod tests {
             cut: true,
             latency: Ms(0),
             jitter: Ms(0),
+            drops: false,
         };
         let mut state = open(folder.path());
         assert_eq!(state.links(), []);

@@ -62,7 +62,7 @@ impl Stresses {
         }
     }
 
-    fn start(&mut self, Stress { cpu, memory, fill }: Stress) -> io::Result<Proc> {
+    fn start(&mut self, Stress { cpu, memory, fill, .. }: Stress) -> io::Result<Proc> {
         let (exe, first) = self.own.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let [word, threads, bytes] = STRESS.map(str::to_owned);
         let mut told = vec![word, threads, cpu.to_string(), bytes, memory.to_string()];

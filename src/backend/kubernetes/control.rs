@@ -79,6 +79,28 @@ struct Shared {
     stress: Mutex<Option<BTreeMap<String, Stress>>>,
 }
 
+impl Shared {
+    /// What is asked holds until something else is asked, also for containers that are yet to come.
+    fn stands(&self, ask: &Ask) {
+        if let Ask::Shape(shapes) = ask {
+            *lock(&self.shapes) = Some(shapes.clone());
+        }
+        if let Ask::Stress(wanted) = ask {
+            *lock(&self.stress) = Some(wanted.clone());
+        }
+    }
+
+    /// Another container is there: what the one before it was to suffer alone is over.
+    fn drop_what_ended(&self) {
+        if let Some(shapes) = lock(&self.shapes).as_mut() {
+            shapes.retain(|shape| !shape.drops);
+        }
+        if let Some(wanted) = lock(&self.stress).as_mut() {
+            wanted.retain(|_, stress| !stress.drops);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Pending {
     ask: Ask,
@@ -101,6 +123,7 @@ impl Control {
             pending: BTreeMap::new(),
             next: STANDING + 1,
             pod: String::new(),
+            container: 0,
             after: 0,
             offset: 0,
             heard: BTreeSet::new(),
@@ -121,12 +144,7 @@ impl Control {
     /// The supervisor's own, or `infra/supervisor-silent`.
     pub async fn ask(&self, ask: Ask, limit: Duration) -> Result<Reply, Trouble> {
         let what = format!("{ask:?}");
-        if let Ask::Shape(shapes) = &ask {
-            *lock(&self.shared.shapes) = Some(shapes.clone());
-        }
-        if let Ask::Stress(wanted) = &ask {
-            *lock(&self.shared.stress) = Some(wanted.clone());
-        }
+        self.shared.stands(&ask);
         let (reply, answer) = oneshot::channel();
         if self.calls.send(Pending { ask, reply }).is_err() {
             return Err(self.silent(&what, "the run is over"));
@@ -216,6 +234,8 @@ struct Line {
     next: u64,
     /// The UID of the pod that was met last.
     pod: String,
+    /// Which of its containers was.
+    container: u32,
     /// The number of the last event of that pod.
     after: u64,
     /// Generations of the pods before it.
@@ -277,6 +297,7 @@ impl Line {
         }
         self.view.send_modify(|view| view.runs = false);
         self.pod = pod;
+        self.container = 0;
         self.after = 0;
         self.offset = generation;
     }
@@ -303,7 +324,12 @@ impl Line {
             }
         };
         match tokio::time::timeout(HELLO_LIMIT, hello).await {
-            Ok(Ok(Reply::Hello { protocol, last, .. })) => {
+            Ok(Ok(Reply::Hello {
+                protocol,
+                last,
+                container,
+                ..
+            })) => {
                 if protocol != PROTOCOL {
                     return format!(
                         "the supervisor speaks version {protocol} of the protocol, this trialnet {PROTOCOL}"
@@ -313,6 +339,9 @@ impl Line {
                     // Another pod than the one that was looked up: ask it from its first event on.
                     self.pod.clear();
                     return "the pod was replaced meanwhile".to_owned();
+                }
+                if std::mem::replace(&mut self.container, container) != container {
+                    self.shared.drop_what_ended();
                 }
             }
             Ok(Ok(other)) => return format!("it answered {other:?}"),
@@ -334,6 +363,7 @@ impl Line {
         // What nobody waits for any more must not come after what was said since.
         self.pending.retain(|_, pending| !pending.reply.is_closed());
         for (id, pending) in &self.pending {
+            self.shared.stands(&pending.ask);
             if let Err(error) = write_line(&mut write, *id, &pending.ask).await {
                 return error;
             }
@@ -360,6 +390,7 @@ impl Line {
                     Some(pending) => {
                         let id = self.next;
                         self.next += 1;
+                        self.shared.stands(&pending.ask);
                         let written = write_line(&mut write, id, &pending.ask).await;
                         self.pending.insert(id, pending);
                         if let Err(error) = written {
@@ -510,6 +541,7 @@ mod tests {
                 node: "n-0".into(),
                 component: "core".into(),
                 last,
+                container: 1,
             };
             self.say(Said::Answer { id, result: Ok(reply) }).await;
             after
@@ -689,6 +721,49 @@ mod tests {
         far.hello(0).await;
         assert_eq!(far.call().await.ask, Ask::Shape(Vec::new()));
         assert!(!control.shaped());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_outlast_a_container_is_told_to_that_one_alone() {
+        let doors = doors();
+        let (control, _heard) = line(&doors);
+        let shape = |drops| LinkShape {
+            link: crate::backend::LinkId {
+                from: "n-0".into(),
+                to: if drops { "n-1" } else { "n-2" }.into(),
+                port: "p2p".into(),
+            },
+            cut: true,
+            latency: crate::model::Ms(0),
+            jitter: crate::model::Ms(0),
+            drops,
+        };
+        let both = vec![shape(true), shape(false)];
+        let mut far = Far::open(&doors, "pod-a");
+        far.hello(0).await;
+        let control = Arc::new(control);
+        let asking = tokio::spawn({
+            let (control, both) = (Arc::clone(&control), both.clone());
+            async move { control.ask(Ask::Shape(both), LIMIT).await }
+        });
+        let call = far.call().await;
+        assert_eq!(call.ask, Ask::Shape(both.clone()));
+        far.say(Said::Answer {
+            id: call.id,
+            result: Ok(Reply::Done),
+        })
+        .await;
+        asking.await.unwrap().unwrap();
+        drop(far);
+        // The same container again, after the line broke.
+        let mut far = Far::open(&doors, "pod-a");
+        far.hello(0).await;
+        assert_eq!(far.call().await.ask, Ask::Shape(both));
+        drop(far);
+        let mut far = Far::open(&doors, "pod-b");
+        far.hello(0).await;
+        assert_eq!(far.call().await.ask, Ask::Shape(vec![shape(false)]));
+        drop(control);
     }
 
     #[tokio::test]

@@ -220,6 +220,26 @@ fn a_side_without_quorum_must_not_grow() {
 }
 
 #[test]
+fn growth_under_a_cut_that_was_dropped_is_none_of_it() {
+    let mut plan = plan(4);
+    let split = plan.with_split("split", &[&[0, 1, 2], &[3]]);
+    let heal = plan.with_heal("split");
+    let mut sim = Sim::up(&plan);
+    sim.run(1000);
+    sim.inject(split);
+    sim.run(200);
+    stay(&mut sim, 3);
+    sim.fault("split", FaultState::Dropped);
+    sim.mode[3] = Mode::Follows;
+    sim.run(2000);
+    sim.began(heal);
+    sim.revert("split");
+    sim.ended(heal);
+    sim.run(1000);
+    passes(&sim.finish());
+}
+
+#[test]
 fn growth_under_a_cut_that_had_no_effect_proves_nothing() {
     let report = minority(true, Some(FaultState::NoEffect));
     assert_eq!(report.verdict, Verdict::Infrastructure, "{:#?}", report.findings);

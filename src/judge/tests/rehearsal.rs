@@ -15,6 +15,7 @@ fn rehearsed(nodes: &[usize]) -> Plan {
             lasts: Lasts::For(Ms::secs(1)),
             component: None,
             wipe: false,
+            on_restart: crate::model::OnRestart::Reapply,
         },
     };
     plan.chaos = Some(Chaos {

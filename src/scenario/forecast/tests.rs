@@ -143,6 +143,7 @@ impl Draft {
             lasts,
             component: None,
             wipe: false,
+            on_restart: crate::model::OnRestart::Reapply,
         }))
     }
 
@@ -682,6 +683,43 @@ fn what_the_platform_ends_is_possibly_on() {
         .on("a", delete, &[0, 1], Lasts::Platform)
         .progress(5, 30)
         .codes(&[(1, UNDETERMINED)]);
+}
+
+/// What does not outlast a restart is certain only as long as nobody has others take the places of its targets.
+#[test]
+fn what_is_dropped_is_possibly_on_from_the_replacement() {
+    let delete = FaultKind::Remove(crate::model::Removal::Force);
+    let dropping = |mut draft: Draft| {
+        if let Action::Fault(fault) = &mut draft.last().action {
+            fault.on_restart = crate::model::OnRestart::Drop;
+        }
+        draft
+    };
+    let cut = || four().split("cut", &[&[0, 1], &[2, 3]], HELD);
+    let gone = |draft: Draft| draft.on("gone", delete.clone(), &[0], Lasts::Platform);
+    dropping(cut()).halt("cut", 5).fine();
+    gone(dropping(cut()).halt("cut", 5)).fine();
+    // One that goes on does so also in the pod that comes next.
+    gone(cut()).halt("cut", 5).fine();
+    gone(dropping(cut())).halt("cut", 5).codes(&[(2, UNDETERMINED)]);
+    gone(dropping(cut()).halt("cut", 5))
+        .progress(5, 30)
+        .codes(&[(3, UNDETERMINED)]);
+    gone(dropping(cut()).halt("cut", 5))
+        .recovery("gone", 20)
+        .heal(&["cut"])
+        .progress(5, 30)
+        .fine();
+    // The kill of a process leaves it its container.
+    dropping(cut()).kill("dead", &[0], HELD).halt("cut", 5).fine();
+    // What may come back any moment ends it at once, what has come back does not.
+    let before = || four().on("gone", delete.clone(), &[0], Lasts::Platform);
+    dropping(before().split("cut", &[&[0, 1], &[2, 3]], HELD))
+        .halt("cut", 5)
+        .codes(&[(2, UNDETERMINED)]);
+    dropping(before().recovery("gone", 20).split("cut", &[&[0, 1], &[2, 3]], HELD))
+        .halt("cut", 5)
+        .fine();
 }
 
 /// A drained node is away, or on another machine.

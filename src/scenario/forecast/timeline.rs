@@ -9,8 +9,8 @@ use super::{SHORT_STEP, indices, planned_effect};
 use crate::model::effects::net_of;
 use crate::model::upgrade::Upgrade;
 use crate::model::{
-    Action, DRAIN, Expect, FIND_LEADER, Fault, FaultKind, Lasts, Ms, OUTAGE, Plan, REFUSED, REMOVAL, Removal,
-    STOP_GRACE, Start, Step, Targets, TxBody, What, When, Window,
+    Action, DRAIN, Expect, FIND_LEADER, Fault, FaultKind, Lasts, Ms, OUTAGE, OnRestart, Plan, REFUSED, REMOVAL,
+    Removal, STOP_GRACE, Start, Step, Targets, TxBody, What, When, Window,
 };
 use crate::quorum::{Effect, Engine, Forecast, Net, Reckoned, reckon};
 use crate::scenario::chaos::moments;
@@ -591,6 +591,37 @@ impl<'a> Timeline<'a> {
             .collect()
     }
 
+    /// The steps that may have others take the places of a fault's targets, with whom it is dropped: from then on it may be over, at no certain moment.
+    fn dropped(&self, step: &Step, fault: &Fault) -> Vec<End> {
+        if fault.on_restart == OnRestart::Reapply {
+            return Vec::new();
+        }
+        let never = (View::after(step.index).point, FOREVER);
+        let strikes = |other: &Fault| {
+            let same = |name: &String| fault.targets.nodes().contains(name);
+            self.plan.replaces(other) && other.targets.nodes().iter().any(same)
+        };
+        let ends = self
+            .plan
+            .faults()
+            .filter(|(at, other)| at.index != step.index && strikes(other));
+        let ends = ends.filter_map(|(at, _)| {
+            // What was replaced before is no concern, unless it is still to come.
+            let before = at.index < step.index;
+            if before && self.fault_on(at.index, View::before(step.index), 0) == On::Off {
+                return None;
+            }
+            let begin = if before { step.index } else { at.index };
+            Some(End {
+                by: at.index.max(step.index),
+                why: EndsBy::Step,
+                earliest: Some((View::before(begin).point, 0)),
+                latest: never,
+            })
+        });
+        ends.collect()
+    }
+
     fn add_part(&mut self, step: &Step, fault: &Fault, planned: Option<(Effect, bool)>, started: Option<usize>) {
         let (before, after) = (View::before(step.index).point, View::after(step.index).point);
         let own_time = |earliest: (usize, i64), latest: (usize, i64)| End {
@@ -614,6 +645,7 @@ impl<'a> Timeline<'a> {
         };
         ends.extend(started.map(ended_by));
         ends.extend(self.ended_later(step, fault));
+        ends.extend(self.dropped(step, fault));
         let (effect, sure) = planned.map_or((None, true), |(effect, sure)| (Some(effect), sure));
         self.parts.push(Part {
             step: Some(step.index),

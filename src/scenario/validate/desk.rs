@@ -2,7 +2,7 @@
 
 use super::steps::ACTIONS;
 use super::{Check, Here, Id};
-use crate::model::{self, Action, Fault, Lasts, Ms, NodeName, Plan};
+use crate::model::{self, Action, Fault, Lasts, Ms, NodeName, OnRestart, Plan};
 use crate::scenario::Options;
 use crate::scenario::diag::{Problem, list};
 use crate::scenario::explain as code;
@@ -153,6 +153,17 @@ impl Check<'_> {
             )
             .label("not here")
             .help(elsewhere("one-way"));
+            self.problems.push(problem);
+            return;
+        }
+        if matches!(&action, Action::Fault(fault) if fault.on_restart == OnRestart::Drop) {
+            let problem = Problem::new(
+                code::NOT_OFFERED,
+                &here.key,
+                "nobody is there to see a restart when this command has ended, so that a fault could be dropped with it",
+            )
+            .label("not here")
+            .help("leave `on_restart` out, or write a scenario and `trialnet run` it");
             self.problems.push(problem);
             return;
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Check, Here};
 use crate::model::{
-    Action, ChainKind, Fault, FaultKind, Keys, Lasts, Ms, NodeName, Outage, Persistence, Plane, Removal, Targets,
+    Action, ChainKind, Fault, FaultKind, Keys, Lasts, Ms, NodeName, OnRestart, Outage, Persistence, Plane, Removal,
+    Targets,
 };
 use crate::scenario::diag::{Problem, did_you_mean, list};
 use crate::scenario::explain as code;
@@ -29,6 +30,7 @@ pub(super) fn plain(here: &Here, kind: FaultKind, targets: Targets, lasts: Lasts
         lasts,
         component: None,
         wipe: false,
+        on_restart: OnRestart::Reapply,
     }
 }
 
@@ -317,11 +319,21 @@ impl Check<'_> {
             r#for: lasts,
             every,
             times,
+            on_restart,
             table: _,
         } = &fault.value;
         let lasts = self.until(lasts.as_ref());
         let targets = self.targets(here, nodes.as_ref(), pick.as_ref());
-        let fault = plain(here, FaultKind::Pause, targets?, lasts?);
+        if let Some(said) = on_restart.as_ref().filter(|said| said.0 == OnRestart::Reapply) {
+            let message = "a pause does not go on in another container: nobody halts the processes there";
+            let help = "leave `on_restart` out, or say \"drop\"; to hold a node down, `kill` it";
+            return self.odd(code::ON_RESTART, &said.at, message, "not of a pause", help);
+        }
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, FaultKind::Pause, targets?, lasts?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 
@@ -478,12 +490,17 @@ impl Check<'_> {
             r#for: lasts,
             every,
             times,
+            on_restart,
             table: _,
         } = &isolate.value;
         let plane = self.plane(plane.as_ref());
         let lasts = self.until(lasts.as_ref());
         let targets = self.targets(here, nodes.as_ref(), pick.as_ref());
-        let fault = plain(here, FaultKind::Isolate { plane: plane? }, targets?, lasts?);
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, FaultKind::Isolate { plane: plane? }, targets?, lasts?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 
@@ -538,6 +555,7 @@ impl Check<'_> {
             direction,
             every,
             times,
+            on_restart,
             table: _,
         } = &partition.value;
         let plane = self.plane(plane.as_ref());
@@ -583,7 +601,11 @@ impl Check<'_> {
             one_way: one_way.is_some(),
         };
         let targets = Targets::Nodes(self.names(&struck));
-        let fault = plain(here, kind, targets, lasts.filter(|_| offered)?);
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, kind, targets, lasts.filter(|_| offered)?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 
@@ -647,6 +669,7 @@ impl Check<'_> {
             r#for: lasts,
             every,
             times,
+            on_restart,
             table: _,
         } = &delay.value;
         let lasts = self.until(lasts.as_ref());
@@ -716,7 +739,11 @@ impl Check<'_> {
                 );
             }
         };
-        let fault = plain(here, kind, targets, lasts?);
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, kind, targets, lasts?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 
@@ -729,6 +756,7 @@ impl Check<'_> {
             r#for: lasts,
             every,
             times,
+            on_restart,
             table: _,
         } = &loss.value;
         self.offered("loss", &here.key)?;
@@ -749,7 +777,11 @@ impl Check<'_> {
             links,
             percent: percent?,
         };
-        let fault = plain(here, kind, targets, lasts?);
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, kind, targets, lasts?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 
@@ -762,13 +794,18 @@ impl Check<'_> {
             r#for: lasts,
             every,
             times,
+            on_restart,
             table: _,
         } = &bandwidth.value;
         self.offered("bandwidth", &here.key)?;
         let lasts = self.until(lasts.as_ref());
         let (links, targets) = self.pairs(here, nodes.as_ref(), pick.as_ref(), between.as_ref())?;
         let raw::Rate(rate) = rate.as_ref()?.value;
-        let fault = plain(here, FaultKind::Bandwidth { links, rate }, targets, lasts?);
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, FaultKind::Bandwidth { links, rate }, targets, lasts?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 
@@ -878,6 +915,21 @@ impl Check<'_> {
             self.offered("plane-all", &plane.at)?;
         }
         Some(plane.0)
+    }
+
+    /// What becomes of a fault when others take its targets' places. `None`: a problem was reported.
+    pub(super) fn at_restart(&mut self, said: Option<&At<raw::OnRestart>>) -> Option<OnRestart> {
+        let Some(said) = said else {
+            return Some(OnRestart::Reapply);
+        };
+        if said.0 == OnRestart::Drop {
+            let shown = "on_restart = \"drop\"";
+            if self.options.capabilities.lacks.contains_key("on-restart") {
+                self.not_offered_as("on-restart", shown, &said.at);
+                return None;
+            }
+        }
+        Some(said.0)
     }
 
     /// When a fault with an optional `for` ends. `None`: a problem was reported.

@@ -4,7 +4,7 @@ use super::faults::plain;
 use super::kubernetes::quantity;
 use super::stress::bytes;
 use super::{Check, Here};
-use crate::model::{Action, FaultKind, Fill, MEMORY_STORAGE, Persistence, Targets};
+use crate::model::{Action, Fault, FaultKind, Fill, MEMORY_STORAGE, Persistence, Targets};
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At};
 
@@ -20,6 +20,7 @@ impl Check<'_> {
             r#for: lasts,
             every,
             times,
+            on_restart,
             table: _,
         } = &fill.value;
         self.offered("fill", &here.key)?;
@@ -32,7 +33,11 @@ impl Check<'_> {
             percent: u8::try_from(percent).unwrap_or(100),
             size,
         };
-        let fault = plain(here, FaultKind::Fill(fill), targets, lasts?);
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, FaultKind::Fill(fill), targets, lasts?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 

@@ -3,7 +3,7 @@
 use super::faults::plain;
 use super::kubernetes::{MEBI, quantity};
 use super::{Check, Here};
-use crate::model::{Action, FaultKind, Stress, Targets};
+use crate::model::{Action, Fault, FaultKind, Stress, Targets};
 use crate::scenario::diag::list;
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At, Selectors};
@@ -22,6 +22,7 @@ impl Check<'_> {
             r#for: lasts,
             every,
             times,
+            on_restart,
             table,
         } = &stress.value;
         self.offered("stress", &here.key)?;
@@ -55,12 +56,17 @@ impl Check<'_> {
                 .unwrap_or_default(),
             memory: bytes(held.unwrap_or_default()),
             fill: None,
+            drops: false,
         };
         // What cannot be read was complained about.
         if stress == Stress::default() {
             return None;
         }
-        let fault = plain(here, FaultKind::Stress(stress), targets, lasts?);
+        let on_restart = self.at_restart(on_restart.as_ref());
+        let fault = Fault {
+            on_restart: on_restart?,
+            ..plain(here, FaultKind::Stress(stress), targets, lasts?)
+        };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }
 

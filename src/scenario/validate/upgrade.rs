@@ -2,7 +2,7 @@
 
 use super::{Check, Here};
 use crate::model::upgrade::{Batch, Gate, OnFailure, Strategy, Upgrade};
-use crate::model::{Action, Fault, FaultKind, Lasts, Ms, NodeName, Targets};
+use crate::model::{Action, Fault, FaultKind, Lasts, Ms, NodeName, OnRestart, Targets};
 use crate::scenario::diag::{Problem, list};
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At, Selectors};
@@ -259,6 +259,7 @@ fn batches(id: &str, strategy: Strategy, names: &[NodeName], size: usize) -> Vec
         lasts: Lasts::Itself,
         component: None,
         wipe: false,
+        on_restart: OnRestart::default(),
     };
     let batch = |(at, nodes): (usize, &[NodeName])| Batch {
         forth: fault(format!("{id}.{}", at + 1), nodes),

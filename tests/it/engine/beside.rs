@@ -229,6 +229,7 @@ async fn a_chain_that_stops_while_the_line_is_down_is_found() {
                 cut: true,
                 latency: Ms(0),
                 jitter: Ms(0),
+                drops: false,
             })
             .collect();
         beside.memory.ops().shape(&cut).await.unwrap();

@@ -12,6 +12,7 @@ fn stress(id: &str, cpu: u32, memory: u64, targets: &[&str]) -> Action {
             cpu,
             memory,
             fill: None,
+            drops: false,
         }),
         targets,
         Lasts::UntilHealed,

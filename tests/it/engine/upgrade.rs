@@ -16,6 +16,7 @@ fn upgrade(batches: &[&[usize]], on_failure: OnFailure) -> Action {
         lasts: Lasts::Itself,
         component: None,
         wipe: false,
+        on_restart: trialnet::model::OnRestart::default(),
     };
     let batch = |(at, nodes): (usize, &&[usize])| Batch {
         forth: fault(format!("roll.{}", at + 1), nodes),
