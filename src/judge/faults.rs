@@ -204,7 +204,10 @@ impl Life {
         self.verified.is_some()
             && !matches!(self.fault.lasts, Lasts::Itself)
             && !self.comes_back
-            && !matches!(self.fault.kind, FaultKind::Drain | FaultKind::Fill(_))
+            && !matches!(
+                self.fault.kind,
+                FaultKind::Drain | FaultKind::Fill(_) | FaultKind::ReadOnly
+            )
             && self.certain_until().is_none_or(|until| now < until)
     }
 
@@ -220,8 +223,7 @@ impl Life {
         match &self.fault.kind {
             // `crash@12`: the height stands after the word. No other misbehaviour excuses a node that dies.
             FaultKind::Misbehave { how, .. } => how.split(['@', '=']).next() == Some("crash"),
-            FaultKind::Fill(fill) => fill.is_whole(),
-            kind => kind.ends_processes(),
+            kind => kind.ends_processes() || kind.stops_writing(),
         }
     }
 
@@ -230,7 +232,7 @@ impl Life {
     pub(super) const fn restarts_processes(&self) -> bool {
         self.fault.kind.ends_processes()
             || matches!(self.fault.kind, FaultKind::Misbehave { .. })
-            || self.leaves_no_room()
+            || self.stops_writing()
     }
 
     /// Whether it explains that its targets do not answer.
@@ -243,6 +245,7 @@ impl Life {
             | FaultKind::Stop
             | FaultKind::Restart
             | FaultKind::Pause
+            | FaultKind::ReadOnly
             | FaultKind::Misbehave { .. } => true,
             FaultKind::Fill(fill) => fill.is_whole(),
             FaultKind::Partition { plane, .. } | FaultKind::Isolate { plane } => matches!(plane, Plane::All),
@@ -253,7 +256,7 @@ impl Life {
 
     /// Whether a `start` step ends it for the nodes that it names.
     pub(super) const fn ends_by_start(&self) -> bool {
-        self.restarts_processes() && !self.leaves_no_room() && !self.comes_back && !self.fault.kind.strikes_machines()
+        self.restarts_processes() && !self.stops_writing() && !self.comes_back && !self.fault.kind.strikes_machines()
     }
 
     /// Whether the data of its targets go with a pod, at a moment that only the platform knows.
@@ -262,8 +265,8 @@ impl Life {
     }
 
     /// Whether its targets cannot write: they may end for it, and what they said last may never have been written.
-    const fn leaves_no_room(&self) -> bool {
-        matches!(self.fault.kind, FaultKind::Fill(fill) if fill.is_whole())
+    const fn stops_writing(&self) -> bool {
+        self.fault.kind.stops_writing()
     }
 
     /// Whether it is bound to be taken back, and that has not been seen yet or found impossible, so that recovery could not begin: a timed
@@ -276,7 +279,7 @@ impl Life {
         let timed = matches!(self.fault.lasts, Lasts::For(_)) && self.verified.is_some() && self.reverted.is_none();
         let by_trialnet = matches!(
             self.fault.kind,
-            FaultKind::Pause | FaultKind::Stress(_) | FaultKind::Fill(_)
+            FaultKind::Pause | FaultKind::Stress(_) | FaultKind::Fill(_) | FaultKind::ReadOnly
         ) || self.fault.kind.is_of_links();
         let by_platform = self.comes_back && self.verified.is_some();
         timed || by_platform || (by_trialnet && self.reverted.is_some())
@@ -668,7 +671,7 @@ impl Judge {
     pub(super) fn data_goes(&self, i: usize) -> bool {
         // Whether it was written shows only when the process starts anew, which may be after the heal.
         let by = |life: &Life| {
-            let lost = life.declared() && life.removes_data() || life.in_force(self.now) && life.leaves_no_room();
+            let lost = life.declared() && life.removes_data() || life.in_force(self.now) && life.stops_writing();
             lost && life.targets.contains(&i)
         };
         self.faults.iter().any(by)

@@ -16,6 +16,7 @@ pub fn effect_of(plan: &Plan, fault: &Fault, targets: &[usize]) -> Option<Effect
         | FaultKind::Pause
         | FaultKind::Stop
         | FaultKind::Restart => Some(Effect::Down(nodes())),
+        FaultKind::ReadOnly => Some(Effect::Down(nodes())),
         FaultKind::Fill(fill) => fill.is_whole().then(|| Effect::Down(nodes())),
         FaultKind::Partition { sides, .. } => {
             let name = |node: usize| plan.network.nodes.get(node).map(|node| &node.name);

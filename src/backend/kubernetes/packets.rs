@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use super::tunnel::{self, Connection};
 use super::watch::{self, Pods, State, View};
 use crate::agent::packets::protocol::{Answer, Ask, Bound, PORT, PROTOCOL, PodRules, Reply, Rule, Rules, token};
 use crate::agent::tamper::Tamper;
-use crate::agent::{lock, trouble};
+use crate::agent::{lock, node_trouble, trouble};
 use crate::backend::{PacketShape, Trouble};
 use crate::model::{Ms, NodeName, PullPolicy};
 use crate::record::json_line;
@@ -384,11 +385,41 @@ impl Packets {
         })
     }
 
-    /// Waits until an agent answers on every machine where the run has a pod, and can do what it is for; bind `rates` too if that is asked.
+    /// Makes a folder that is mounted in a node's containers read-only there, or not. A pod that is not there has nothing to be taken back.
+    ///
+    /// # Errors
+    /// `infra/agent-silent` and those of the agents; that there is no such pod, if it is to be read-only.
+    pub async fn mount(&self, node: &str, path: &Path, read_only: bool, limit: Duration) -> Result<(), Trouble> {
+        let inner = &self.inner;
+        let place = inner.pods.look(|view| {
+            let pod = view.pod_of(node)?;
+            Some((pod.uid.clone(), pod.host.clone()?))
+        });
+        let Some((pod, host)) = place else {
+            return if read_only { Err(no_mount(node)) } else { Ok(()) };
+        };
+        let ask = Ask::Mount {
+            pod,
+            path: path.to_owned(),
+            read_only,
+            tamper: inner.tamper,
+        };
+        let mut told = inner.told.lock().await;
+        let line = told.lines.remove(&host);
+        let (line, absent) = inner.order(&host, line, &ask, Instant::now() + limit).await?;
+        told.lines.insert(host, line);
+        if read_only && !absent.is_empty() {
+            return Err(no_mount(node));
+        }
+        Ok(())
+    }
+
+    /// Waits until an agent answers on every machine where the run has a pod, and can do what it is for: let packets be `lost` and bind `rates`, as far
+    /// as that is asked.
     ///
     /// # Errors
     /// `infra/agent-cannot`, `infra/agent-silent` with what the cluster says of it, and what keeps a pod from running.
-    pub async fn ready(&self, rates: bool) -> Result<(), Trouble> {
+    pub async fn ready(&self, lost: bool, rates: bool) -> Result<(), Trouble> {
         let inner = &self.inner;
         let hosts: BTreeSet<String> =
             (inner.pods).look(|view| view.pods.values().filter_map(|pod| pod.host.clone()).collect());
@@ -397,6 +428,14 @@ impl Packets {
         tokio::select! {
             done = inner.give(&mut told, orders, READY) => done?,
             stuck = inner.stuck() => return Err(stuck),
+        }
+        let unable = |(host, line): (&String, &Line)| Some((host.clone(), line.cannot.clone()?));
+        if let Some((host, why)) = told.lines.iter().find_map(unable).filter(|_| lost) {
+            return Err(trouble(
+                "infra/agent-cannot",
+                format!("packets can be lost on {host}"),
+                why,
+            ));
         }
         let unable = |(host, line): (&String, &Line)| Some((host.clone(), line.unbound.clone()?));
         match told.lines.iter().find_map(unable) {
@@ -582,6 +621,7 @@ impl Inner {
                 let mut line = Line {
                     lines,
                     write,
+                    cannot: None,
                     unbound: None,
                 };
                 let hello = Ask::Hello {
@@ -590,15 +630,10 @@ impl Inner {
                     token: self.token.clone(),
                 };
                 match line.ask(&hello).await? {
-                    Ok(Reply::Hello {
-                        cannot: None, unbound, ..
-                    }) => {
+                    Ok(Reply::Hello { cannot, unbound, .. }) => {
+                        line.cannot = cannot;
                         line.unbound = unbound;
                         line
-                    }
-                    Ok(Reply::Hello { cannot: Some(why), .. }) => {
-                        let expected = format!("packets can be lost on {host}");
-                        return Ok((line, Err(trouble("infra/agent-cannot", expected, why))));
                     }
                     other => return Ok((line, other)),
                 }
@@ -624,6 +659,16 @@ impl Inner {
             drop(tokio::time::timeout(Duration::from_millis(500), agents.changed()).await);
         }
     }
+}
+
+fn no_mount(node: &str) -> Trouble {
+    let expected = "a volume in the containers of its pod";
+    node_trouble(
+        "infra/agent-failed",
+        node,
+        expected,
+        "the agent of its machine finds none",
+    )
 }
 
 /// What has to become of the packets into each pod, by its uid; with its machine.
@@ -715,6 +760,8 @@ fn refused(view: &View) -> Option<Trouble> {
 struct Line {
     lines: Lines<BufReader<ReadHalf<Connection>>>,
     write: WriteHalf<Connection>,
+    /// Why packets cannot be lost there.
+    cannot: Option<String>,
     /// Why rates cannot be bound there.
     unbound: Option<String>,
 }

@@ -11,7 +11,7 @@ use crate::scenario::raw::{self, At, Named, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The actions of the language.
-pub(super) const ACTIONS: [&str; 22] = [
+pub(super) const ACTIONS: [&str; 23] = [
     "kill",
     "pause",
     "stop",
@@ -24,6 +24,7 @@ pub(super) const ACTIONS: [&str; 22] = [
     "bandwidth",
     "stress",
     "fill",
+    "read_only",
     "drain",
     "machine",
     "corrupt",
@@ -37,7 +38,7 @@ pub(super) const ACTIONS: [&str; 22] = [
 ];
 
 /// Actions that are faults.
-const FAULTS: [&str; 14] = [
+const FAULTS: [&str; 15] = [
     "kill",
     "pause",
     "stop",
@@ -49,6 +50,7 @@ const FAULTS: [&str; 14] = [
     "bandwidth",
     "stress",
     "fill",
+    "read_only",
     "drain",
     "machine",
     "misbehave",
@@ -333,6 +335,7 @@ impl Check<'_> {
             bandwidth,
             stress,
             fill,
+            read_only,
             corrupt,
             heal,
             wait,
@@ -370,6 +373,8 @@ impl Check<'_> {
             self.bound(here, bandwidth)
         } else if let Some(stress) = stress {
             self.stress(here, stress)
+        } else if let Some(read_only) = read_only {
+            self.read_only(here, read_only)
         } else if let Some(fill) = fill {
             self.fill(here, fill)
         } else if let Some(corrupt) = corrupt {

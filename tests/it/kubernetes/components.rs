@@ -46,6 +46,7 @@ fn options(place: &tempfile::TempDir) -> KubernetesOptions {
         alone: std::collections::BTreeSet::new(),
         outages: false,
         packets: false,
+        locks: false,
         rates: false,
     }
 }
