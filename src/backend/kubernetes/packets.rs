@@ -9,11 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use kube::api::{ApiResource, DeleteParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{Api, Cause, Failure, Manifest};
+use super::gc::Found;
 use super::objects::{Image, MANAGED_BY, MANAGER, NODE, Object};
 use super::teardown;
 use super::tunnel::{self, Connection};
@@ -270,6 +271,43 @@ async fn remove_unused(api: &Api, limit: Duration) -> Result<Vec<String>, Failur
     }
 }
 
+/// The agents, if they are there and none of the runs that are entered has a namespace any more.
+///
+/// # Errors
+/// When the cluster does not tell.
+pub async fn idle(api: &Api) -> Result<Option<Found>, Failure> {
+    let system = api.get::<Namespace>(None, SYSTEM).await?.filter(is_ours);
+    let Some(system) = system.filter(|system| system.metadata.deletion_timestamp.is_none()) else {
+        return Ok(None);
+    };
+    let all = api.list::<Namespace>(None, &format!("{MANAGED_BY}={MANAGER}")).await?;
+    let runs = registered(&system);
+    if all
+        .iter()
+        .any(|there| runs.values().any(|namespace| *namespace == there.name_any()))
+    {
+        return Ok(None);
+    }
+    let pods = api.list::<Pod>(Some(SYSTEM), "").await.unwrap_or_default();
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+    let made = system.creation_timestamp().map(|time| SystemTime::from(time.0));
+    Ok(Some(Found {
+        namespace: SYSTEM.to_owned(),
+        run: runs.keys().next().cloned().unwrap_or_default(),
+        scenario: "(agents of no run)".to_owned(),
+        owner: String::new(),
+        made,
+        // It has not been needed at least since now.
+        expires: made,
+        ending: false,
+        pods: pods.len(),
+        running: pods
+            .iter()
+            .filter(|pod| phase(pod).as_deref() == Some("Running"))
+            .count(),
+    }))
+}
+
 /// Takes off the runs whose namespaces are gone. Returns what was (or with `dry_run` would be) done, in words.
 pub async fn sweep(api: &Api, dry_run: bool, limit: Duration) -> Vec<String> {
     match Box::pin(try_sweep(api, dry_run, limit)).await {
@@ -290,10 +328,13 @@ async fn try_sweep(api: &Api, dry_run: bool, limit: Duration) -> Result<Vec<Stri
         .map(|(run, _)| run)
         .collect();
     if dry_run {
-        return Ok(over
-            .iter()
+        let mut words: Vec<String> = (over.iter())
             .map(|run| format!("run {run}: would take it off the agents"))
-            .collect());
+            .collect();
+        if over.len() == all.len() {
+            words.push(format!("would remove the agents that no run uses (namespace {SYSTEM})"));
+        }
+        return Ok(words);
     }
     let mut words = Vec::new();
     for run in &over {
@@ -814,7 +855,7 @@ mod tests {
                 "GET /api/v1/namespaces/trialnet-system" => found(&self.system),
                 "PATCH /api/v1/namespaces/trialnet-system" => {
                     let system = self.system.get_or_insert_with(
-                        || json!({ "metadata": { "name": SYSTEM, "uid": "u", "annotations": {}, "labels": labels() } }),
+                        || json!({ "metadata": { "name": SYSTEM, "uid": "u", "annotations": {}, "labels": labels(), "creationTimestamp": "2026-01-01T00:00:00Z" } }),
                     );
                     self.version += 1;
                     system["metadata"]["resourceVersion"] = self.version.to_string().into();
@@ -861,6 +902,10 @@ mod tests {
                     assert!(!self.set, "applied although it is there");
                     self.set = true;
                     mock::Answer::Json(200, json!({}))
+                }
+                "GET /api/v1/namespaces/trialnet-system/pods" => {
+                    let pod = |phase| json!({ "metadata": { "name": NAME }, "status": { "phase": phase } });
+                    mock::Answer::Json(200, json!({ "items": [pod("Running"), pod("Pending")] }))
                 }
                 "GET /api/v1/namespaces" => {
                     mock::Answer::Json(200, json!({ "items": [{ "metadata": { "name": "trialnet-a" } }] }))
@@ -945,16 +990,23 @@ mod tests {
         let (api, cluster) = cluster(Cluster::default());
         joined(&api, "a").await;
         joined(&api, "lost").await;
+        assert_eq!(idle(&api).await.unwrap(), None, "run a is there");
         let would = sweep(&api, true, JOIN).await;
         assert_eq!(would, ["run lost: would take it off the agents"]);
         assert_eq!(sweep(&api, false, JOIN).await, ["run lost: took it off the agents"]);
         assert_eq!(runs(&cluster.lock().unwrap()), ["run.trialnet.dev/a"]);
         let patch = json!({ "metadata": { "annotations": { "run.trialnet.dev/a": null } } });
         api.merge::<Namespace>(None, SYSTEM, &patch).await.unwrap();
+        let left = idle(&api).await.unwrap().unwrap();
+        assert_eq!((left.namespace.as_str(), left.pods, left.running), (SYSTEM, 2, 1));
+        assert!(left.expired(SystemTime::now(), Duration::ZERO), "{left:?}");
+        let would = sweep(&api, true, JOIN).await;
+        assert!(would[0].starts_with("would remove the agents"), "{would:?}");
         let done = sweep(&api, false, JOIN).await;
         assert!(done[0].contains("removed the agents"), "{done:?}");
         assert!(cluster.lock().unwrap().system.is_none());
         assert_eq!(sweep(&api, false, JOIN).await, [""; 0]);
+        assert_eq!(idle(&api).await.unwrap(), None);
     }
 
     fn view() -> View {
