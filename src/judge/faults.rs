@@ -36,6 +36,8 @@ pub(super) struct Life {
     pub(super) no_effect: Option<Ms>,
     /// It could not be taken back.
     pub(super) stuck: Option<Ms>,
+    /// How high its targets had said they were before it began, if what they say from then on may never be kept.
+    pub(super) kept: BTreeMap<usize, u64>,
     /// Others have taken the places of some of its targets, for whom it is over.
     pub(super) dropped: Option<Ms>,
     /// Somebody began to end it.
@@ -146,6 +148,7 @@ impl Life {
             revert_verified: None,
             no_effect: None,
             stuck: None,
+            kept: BTreeMap::new(),
             dropped: None,
             ending: None,
             patience: patience.unwrap_or(plan.limits.settle),
@@ -315,7 +318,13 @@ impl Judge {
             life.targets = resolved;
         }
         match state {
-            FaultState::Planned => life.planned = life.planned.or(Some(now)),
+            FaultState::Planned => {
+                life.planned = life.planned.or(Some(now));
+                if life.stops_writing() {
+                    let nodes = &self.nodes;
+                    life.kept = life.targets.iter().map(|node| (*node, nodes[*node].floor)).collect();
+                }
+            }
             FaultState::Injected => life.injected = life.injected.or(Some(now)),
             FaultState::Verified => {
                 life.verified = life.verified.or(Some(now));
@@ -667,14 +676,22 @@ impl Judge {
         })
     }
 
-    /// Whether a declared fault explains that data of the node are lost.
-    pub(super) fn data_goes(&self, i: usize) -> bool {
-        // Whether it was written shows only when the process starts anew, which may be after the heal.
-        let by = |life: &Life| {
-            let lost = life.declared() && life.removes_data() || life.in_force(self.now) && life.stops_writing();
-            lost && life.targets.contains(&i)
+    /// To which height a node may go back at most, where declared faults explain that: with its data all of it is lost; a node that cannot write loses what it
+    /// said since. `None`: not at all.
+    pub(super) fn kept_height(&self, i: usize) -> Option<u64> {
+        let of = |life: &Life| {
+            if !life.targets.contains(&i) {
+                None
+            } else if life.declared() && life.removes_data() {
+                Some(0)
+            } else if life.in_force(self.now) && life.stops_writing() {
+                // Whether it was written shows only when the process starts anew, which may be after the heal.
+                Some(life.kept.get(&i).copied().unwrap_or(0))
+            } else {
+                None
+            }
         };
-        self.faults.iter().any(by)
+        self.faults.iter().filter_map(of).min()
     }
 
     /// Whether a declared fault on the node explains that trialnet ends or starts a process of it.
