@@ -252,6 +252,8 @@ struct Supervisor {
     owes_start: bool,
     /// The first volume is read-only for a fault.
     locked: bool,
+    /// Another component of the node is held down.
+    attends: bool,
     connections: BTreeMap<u64, Connection>,
     /// Who is answered when all processes are gone.
     awaited_by: Vec<Asker>,
@@ -290,6 +292,7 @@ impl Supervisor {
             lease_ends: None,
             owes_start: false,
             locked: false,
+            attends: false,
             connections: BTreeMap::new(),
             awaited_by: Vec::new(),
             unheeded: VecDeque::new(),
@@ -362,7 +365,15 @@ impl Supervisor {
         }
         let result = match ask {
             Ask::Hello { .. } => Ok(()),
-            Ask::Start => self.start(),
+            Ask::Start => {
+                self.attends = false;
+                self.start()
+            }
+            Ask::Attend => {
+                self.attends = true;
+                self.hold_lease();
+                Ok(())
+            }
             Ask::Kill => return self.end_process(from, Signal::SIGKILL),
             Ask::Crash => return self.crash(from),
             Ask::Stop(grace) => return self.stop(from, grace),
@@ -745,9 +756,10 @@ impl Supervisor {
     /// Nobody has renewed the lease of the faults: they end.
     fn lease_over(&mut self) {
         self.lease_ends = None;
-        let full = self.stresses.fills() && self.state.generation() > 0 && self.state.running().is_none();
-        // Down by order, or for want of room.
-        let down = self.is_held_down() || full || self.owes_start;
+        let ended = self.state.generation() > 0 && self.state.running().is_none();
+        let excused = self.stresses.fills() || std::mem::take(&mut self.attends);
+        // Down by order, for want of room, or since another component was.
+        let down = self.is_held_down() || excused && ended || self.owes_start;
         let (links, stresses) = (self.links.shaped(), self.stresses.count());
         if links == 0 && stresses == 0 && !self.paused && !down && !self.locked {
             return;

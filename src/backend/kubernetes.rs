@@ -351,6 +351,21 @@ impl Kubernetes {
         try_join_all(asked).await.map(drop)
     }
 
+    /// Ends one component of a node, or all of them. The others learn of it first: they may end for it.
+    async fn do_end(&self, node: &str, component: Option<&str>, how: Ask) -> Result<(), Trouble> {
+        if let Some(struck) = component {
+            let found = self.shared.node(node)?;
+            let mut asked = Vec::new();
+            for (other, control) in found.spec.components.iter().zip(&found.controls) {
+                if other.name != struck {
+                    asked.push(self.ask_or_leave(node, other, control, Ask::Attend));
+                }
+            }
+            try_join_all(asked).await?;
+        }
+        self.order(node, component, how, PROMPT).await
+    }
+
     /// Asks the supervisor of a node's first component: all of them see the node's volumes.
     async fn ask_first(&self, node: &str, ask: Ask) -> Result<Reply, Trouble> {
         let found = self.shared.node(node)?;
@@ -1193,12 +1208,12 @@ impl Deployer for Kubernetes {
 
 impl NodeOps for Kubernetes {
     fn kill<'a>(&'a self, node: &'a str, component: Option<&'a str>) -> BoxFuture<'a, Result<(), Trouble>> {
-        self.order(node, component, Ask::Kill, PROMPT).boxed()
+        self.do_end(node, component, Ask::Kill).boxed()
     }
 
     fn crash<'a>(&'a self, node: &'a str, component: Option<&'a str>) -> BoxFuture<'a, Result<(), Trouble>> {
         self.shared.disturb(node);
-        self.order(node, component, Ask::Crash, PROMPT).boxed()
+        self.do_end(node, component, Ask::Crash).boxed()
     }
 
     fn remove<'a>(&'a self, node: &'a str, how: Removal) -> BoxFuture<'a, Result<(), Trouble>> {

@@ -105,6 +105,8 @@ pub enum Ask {
     Start,
     /// SIGKILL, and holds it down under the lease. Answered when all its processes are gone.
     Kill,
+    /// Another component of the node is held down, under the lease: should this process end by itself meanwhile, it starts again with that one.
+    Attend,
     /// SIGKILL, and then the supervisor itself ends with code 137, so that the platform starts the container again. Answered before that.
     Crash,
     /// SIGTERM, SIGKILL after the grace, and holds it down under the lease. Answered when all its processes are gone.
