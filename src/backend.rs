@@ -177,6 +177,23 @@ pub trait NodeOps: Send + Sync {
     /// What the operating system (not the injector) says of the node's processes.
     fn state<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<NodeState, Trouble>>;
 
+    /// Ends all processes of a node, lets nobody write to its first volume, and starts them again; or (not `on`) lets everybody write again, and starts
+    /// nothing. Idempotent.
+    fn lock_volume<'a>(&'a self, node: &'a str, on: bool) -> BoxFuture<'a, Result<(), Trouble>> {
+        Box::pin(async move {
+            if on {
+                Err(no_files(node, "a volume that nobody can write to"))
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    /// What the operating system (not the injector) says of a node's first volume, as each of its components sees it, in the spec's order.
+    fn volume<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Vec<VolumeEvidence>, Trouble>> {
+        Box::pin(async move { Err(no_files(node, "a look at its volume")) })
+    }
+
     /// Waits until the pod or a container of the node is another one than now, or gone; what was seen, in words. Never where there are none.
     fn another<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<String, Trouble>> {
         let _: &str = node;
@@ -234,6 +251,24 @@ pub struct Stressed {
     pub memory: u64,
     /// How full the file system is that it works in, in percent.
     pub full: u8,
+}
+
+/// What can be seen of a volume in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeEvidence {
+    /// The component whose container it is.
+    pub component: String,
+    /// What was seen.
+    pub seen: Writable,
+}
+
+/// Whether a volume can be written to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writable {
+    /// What the mount says of itself.
+    pub read_only: bool,
+    /// Why no file could be made in it; `None`: one could, and was removed.
+    pub refused: Option<String>,
 }
 
 /// A file of a node as it is.

@@ -328,7 +328,7 @@ pub struct RbacArgs {
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "default/trialnet", value_parser = rbac::service_account, conflicts_with_all = ["user", "group"])]
     pub service_account: (String, String),
 
-    /// Let it also make the privileged agents that plans need in which packets are lost.
+    /// Let it also make the privileged agents that plans need in which packets are lost or volumes are read-only.
     #[arg(long)]
     pub packets: bool,
 

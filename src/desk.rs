@@ -283,6 +283,7 @@ impl Place {
                     voting: Vec::new(),
                     min_available: None,
                     packets: false,
+                    locks: false,
                     rates: false,
                     alone: BTreeSet::new(),
                     outages: false,

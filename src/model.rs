@@ -631,6 +631,8 @@ pub enum FaultKind {
     Stress(Stress),
     /// The volumes of its targets are so full. Where there is no room at all, they may end for it.
     Fill(Fill),
+    /// Its targets end, and start on volumes that nobody can write to. They may end for it.
+    ReadOnly,
     /// The devnode is told to misbehave.
     Misbehave {
         /// The devnode's own words for it, for example `wrong-hash@12`.
@@ -1046,6 +1048,12 @@ impl Plan {
         self.faults().any(|(_, fault)| fault.kind.loses_packets())
     }
 
+    /// Whether any of its faults makes volumes read-only.
+    #[must_use]
+    pub fn locks_volumes(&self) -> bool {
+        self.faults().any(|(_, fault)| fault.kind == FaultKind::ReadOnly)
+    }
+
     /// Whether any of its faults bounds the rate of packets.
     #[must_use]
     pub fn bounds_rates(&self) -> bool {
@@ -1120,7 +1128,8 @@ impl FaultKind {
             | Self::Machine(_)
             | Self::Stop
             | Self::Restart
-            | Self::Upgrade => true,
+            | Self::Upgrade
+            | Self::ReadOnly => true,
             Self::Pause
             | Self::Partition { .. }
             | Self::Isolate { .. }
@@ -1130,6 +1139,16 @@ impl FaultKind {
             | Self::Stress(_)
             | Self::Fill(_)
             | Self::Misbehave { .. } => false,
+        }
+    }
+
+    /// Whether its targets cannot write, and may end for that: what they say meanwhile may never be kept.
+    #[must_use]
+    pub const fn stops_writing(&self) -> bool {
+        match self {
+            Self::Fill(fill) => fill.is_whole(),
+            Self::ReadOnly => true,
+            _ => false,
         }
     }
 
@@ -1210,6 +1229,7 @@ impl FaultKind {
             Self::Bandwidth { .. } => "bandwidth",
             Self::Stress(_) => "stress",
             Self::Fill(_) => "fill",
+            Self::ReadOnly => "read_only",
             Self::Misbehave { .. } => "misbehave",
         }
     }

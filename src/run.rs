@@ -131,6 +131,7 @@ pub async fn run(
                 voting: voting.unwrap_or_default(),
                 min_available,
                 packets: plan.loses_packets(),
+                locks: plan.locks_volumes(),
                 rates: plan.bounds_rates(),
                 alone: plan.alone(),
                 outages: plan.fails_machines(),

@@ -2,9 +2,12 @@
 //! than they may. A proxy of a link sees a stream and cannot do that to packets; the kernel of the pod's machine can.
 //!
 //! It keeps nothing: whoever asks says all rules of a run's pods on this machine, again and again, and the kernel ends what is not renewed
-//! (see `nft`). So neither its end, nor trialnet's, nor that of both leaves a fault on. It is reached through a port-forward to a loopback
+//! (see `nft`). So neither its end, nor trialnet's, nor that of both leaves a fault on. Mounts of containers that it makes read-only (`mounts`) the supervisors
+//! in them hold under their leases. It is reached through a port-forward to a loopback
 //! port of its pod, with a token of the run; at the pod's own address it refuses whoever comes, and writes down who it was.
 
+#[cfg(target_os = "linux")]
+mod mounts;
 #[cfg(target_os = "linux")]
 mod netlink;
 #[cfg(target_os = "linux")]
@@ -46,6 +49,7 @@ pub fn run(args: &AgentArgs) -> ExitCode {
 mod server {
     use std::io::{self, Write};
     use std::net::SocketAddr;
+    use std::path::PathBuf;
     use std::process::ExitCode;
     use std::time::Duration;
 
@@ -56,7 +60,7 @@ mod server {
     use tokio::signal::unix::{SignalKind, signal};
 
     use super::protocol::{Answer, Ask, PORT, PROTOCOL, PodRules, Reply, token};
-    use super::{AgentArgs, nft, pods, tc};
+    use super::{AgentArgs, mounts, nft, pods, tc};
     use crate::agent::tamper::Tamper;
     use crate::agent::trouble;
     use crate::model::Ms;
@@ -206,6 +210,12 @@ mod server {
         while let Some(line) = lines.next_line().await? {
             let answer = match serde_json::from_str(&line) {
                 Ok(Ask::Hold { lease, pods, tamper }) => hold(lease, pods, tamper).await,
+                Ok(Ask::Mount {
+                    pod,
+                    path,
+                    read_only,
+                    tamper,
+                }) => remount((pod, path), read_only, tamper).await,
                 other => Err(trouble("infra/agent-refused", "an order", format!("{other:?}"))),
             };
             say(&mut writer, &answer).await?;
@@ -228,6 +238,23 @@ mod server {
                     "rules in the network namespaces of pods",
                     error.to_string(),
                 )
+            })
+    }
+
+    async fn remount((pod, path): (String, PathBuf), read_only: bool, tamper: Option<Tamper>) -> Answer {
+        if tamper == Some(Tamper::CutNothing) {
+            return Ok(Reply::Held { absent: Vec::new() });
+        }
+        let expected = format!("{} of pod {pod} remounted", path.display());
+        let done = tokio::task::spawn_blocking(move || {
+            let there = mounts::set(&pod, &path, read_only)?;
+            Ok(if there { Vec::new() } else { vec![pod] })
+        });
+        (done.await.map_err(io::Error::other).flatten())
+            .map(|absent| Reply::Held { absent })
+            .map_err(|error: io::Error| {
+                log(format_args!("{expected}: {error}"));
+                trouble("infra/agent-failed", expected, error.to_string())
             })
     }
 

@@ -250,6 +250,10 @@ struct Supervisor {
     lease_ends: Option<Instant>,
     /// The lease was over and the process could not be started.
     owes_start: bool,
+    /// The first volume is read-only for a fault.
+    locked: bool,
+    /// Another component of the node is held down.
+    attends: bool,
     connections: BTreeMap<u64, Connection>,
     /// Who is answered when all processes are gone.
     awaited_by: Vec<Asker>,
@@ -287,6 +291,8 @@ impl Supervisor {
             paused: false,
             lease_ends: None,
             owes_start: false,
+            locked: false,
+            attends: false,
             connections: BTreeMap::new(),
             awaited_by: Vec::new(),
             unheeded: VecDeque::new(),
@@ -359,7 +365,15 @@ impl Supervisor {
         }
         let result = match ask {
             Ask::Hello { .. } => Ok(()),
-            Ask::Start => self.start(),
+            Ask::Start => {
+                self.attends = false;
+                self.start()
+            }
+            Ask::Attend => {
+                self.attends = true;
+                self.hold_lease();
+                Ok(())
+            }
             Ask::Kill => return self.end_process(from, Signal::SIGKILL),
             Ask::Crash => return self.crash(from),
             Ask::Stop(grace) => return self.stop(from, grace),
@@ -380,6 +394,14 @@ impl Supervisor {
             }
             Ask::Wipe => self.wipe(),
             Ask::Corrupt(damages) => self.corrupt(&damages),
+            Ask::Lock(on) => {
+                self.locked = on;
+                if on {
+                    self.hold_lease();
+                }
+                Ok(())
+            }
+            Ask::Volume => return self.look_at_volume(from),
             Ask::Digests(pattern) => return self.look_at_files(from, pattern),
             Ask::State => return self.look_at_process(from),
             Ask::Probe { links, look } => return self.look_at_links(from, &links, look),
@@ -461,7 +483,7 @@ impl Supervisor {
         if self.state.running().is_some() {
             return Err(self.trouble("infra/node-runs", "a process that is down", "it runs already"));
         }
-        files::write(&self.spec)?;
+        files::write(&self.spec, self.locked)?;
         let proc = self.spawn().map_err(|error| {
             let program = self.spec.program.as_deref().unwrap_or(Path::new("trialnet"));
             self.trouble(
@@ -664,6 +686,17 @@ impl Supervisor {
         });
     }
 
+    fn look_at_volume(&self, from: Asker) {
+        let root = match self.data() {
+            Ok(root) => root.to_owned(),
+            Err(trouble) => return self.answer(from, Err(trouble)),
+        };
+        self.look(from, Question::Volume(root), |answer| match answer {
+            Answer::Volume(seen) => Some(Reply::Volume(seen)),
+            _ => None,
+        });
+    }
+
     fn shape(&mut self, shapes: &[LinkShape]) -> Result<(), Trouble> {
         if let Some(unknown) = shapes.iter().find(|shape| !self.links.has(&shape.link)) {
             return Err(self.unknown(&unknown.link));
@@ -723,14 +756,16 @@ impl Supervisor {
     /// Nobody has renewed the lease of the faults: they end.
     fn lease_over(&mut self) {
         self.lease_ends = None;
-        let full = self.stresses.fills() && self.state.generation() > 0 && self.state.running().is_none();
-        // Down by order, or for want of room.
-        let down = self.is_held_down() || full || self.owes_start;
+        let ended = self.state.generation() > 0 && self.state.running().is_none();
+        let excused = self.stresses.fills() || std::mem::take(&mut self.attends);
+        // Down by order, for want of room, or since another component was.
+        let down = self.is_held_down() || excused && ended || self.owes_start;
         let (links, stresses) = (self.links.shaped(), self.stresses.count());
-        if links == 0 && stresses == 0 && !self.paused && !down {
+        if links == 0 && stresses == 0 && !self.paused && !down && !self.locked {
             return;
         }
         let process = match (down, self.paused) {
+            _ if self.locked => "ends with its container, so that the next one can write to its volume",
             (true, _) => "is started again",
             (false, true) => "was resumed",
             (false, false) => "was left as it is",
@@ -747,6 +782,9 @@ impl Supervisor {
             self.let_go_on();
         }
         self.complain(self.trouble("infra/lease-lost", expected, seen));
+        if self.locked {
+            return self.end_container();
+        }
         if !down {
             return;
         }
@@ -754,6 +792,19 @@ impl Supervisor {
         self.owes_start = self.state.running().is_some() || self.start().is_err();
         if self.owes_start {
             self.hold_lease();
+        }
+    }
+
+    /// Ends the container, so that the platform makes another, in which the process starts.
+    fn end_container(&mut self) {
+        let saved = self.state.hold(false).and_then(|()| self.state.expect_exit());
+        self.kept(saved);
+        match self.state.running() {
+            Some(process) => {
+                self.end = Some(End::With(KILLED));
+                table::signal_group(process.proc.pid, Signal::SIGKILL);
+            }
+            None => self.over = Some(KILLED),
         }
     }
 
@@ -789,7 +840,7 @@ impl Supervisor {
             Answer::Listens { port } => Some(Reply::Listens { port }),
             Answer::Sent { took } => Some(Reply::Sent { took }),
             Answer::Heard { counts, overrun } => Some(Reply::Heard { counts, overrun }),
-            Answer::State(_) | Answer::Links(_) | Answer::Files(_) | Answer::Stressed(_) => None,
+            Answer::State(_) | Answer::Links(_) | Answer::Files(_) | Answer::Volume(_) | Answer::Stressed(_) => None,
         });
     }
 

@@ -56,7 +56,8 @@ use self::watch::{Pods, State};
 use super::{
     Addresses, Bytes, Capabilities, Component, ComponentState, Damage, Deployer, Dial, Digest, Endpoint, Incarnation,
     Job, JobOutput, LinkEvidence, LinkId, LinkLook, LinkShape, MachineStrike, NodeOps, NodeSpec, NodeState, Observer,
-    PROBER, PROXIES_LACK, PacketEvidence, PacketShape, RunState, StressEvidence, Teardown, Trouble, Volley, Wanted,
+    PROBER, PROXIES_LACK, PacketEvidence, PacketShape, RunState, StressEvidence, Teardown, Trouble, Volley,
+    VolumeEvidence, Wanted,
 };
 use crate::agent::registry::{self, InCluster};
 use crate::agent::supervise::protocol::{Ask, Reply};
@@ -122,6 +123,8 @@ pub struct KubernetesOptions {
     pub min_available: Option<u32>,
     /// Whether packets are to be lost, for which the cluster's machines need agents.
     pub packets: bool,
+    /// Whether volumes are to be read-only, for which they need them too.
+    pub locks: bool,
     /// Whether rates are to be bound besides.
     pub rates: bool,
     /// The nodes whose machines are to be struck: none of the others is placed on these.
@@ -293,7 +296,7 @@ impl Kubernetes {
         }
         site.api.apply(&objects).await?;
         let network = shared.network()?;
-        if shared.options.packets {
+        if shared.options.packets || shared.options.locks {
             Box::pin(shared.join_agents(site, network, &options)).await?;
         }
         let mut up = Vec::new();
@@ -305,7 +308,7 @@ impl Kubernetes {
         let all_up = async {
             join_all(up).await;
             match shared.packets.get() {
-                Some(packets) => packets.ready(shared.options.rates).await,
+                Some(packets) => packets.ready(shared.options.packets, shared.options.rates).await,
                 None => Ok(()),
             }
         };
@@ -368,6 +371,21 @@ impl Kubernetes {
             asked.push(control.ask(ask.clone(), limit));
         }
         try_join_all(asked).await.map(drop)
+    }
+
+    /// Ends one component of a node, or all of them. The others learn of it first: they may end for it.
+    async fn do_end(&self, node: &str, component: Option<&str>, how: Ask) -> Result<(), Trouble> {
+        if let Some(struck) = component {
+            let found = self.shared.node(node)?;
+            let mut asked = Vec::new();
+            for (other, control) in found.spec.components.iter().zip(&found.controls) {
+                if other.name != struck {
+                    asked.push(self.ask_or_leave(node, other, control, Ask::Attend));
+                }
+            }
+            try_join_all(asked).await?;
+        }
+        self.order(node, component, how, PROMPT).await
     }
 
     /// Asks the supervisor of a node's first component: all of them see the node's volumes.
@@ -486,6 +504,46 @@ impl Kubernetes {
             Err(trouble) if self.shared.container_runs(node, &component.name) && runs => Err(trouble),
             _ => Ok(()),
         }
+    }
+
+    async fn do_lock_volume(&self, name: &str, on: bool) -> Result<(), Trouble> {
+        let node = self.shared.node(name)?;
+        let (Some(agents), Some(volume)) = (self.shared.packets.get(), node.spec.volumes.first()) else {
+            let seen = "there are no agents, or it has no volume";
+            let failed = node_trouble("infra/not-offered", name, "a volume that nobody can write to", seen);
+            return if on { Err(failed) } else { Ok(()) };
+        };
+        let path = objects::pod::volume_path(volume);
+        if on {
+            // Nobody has a file open for writing then.
+            self.order(name, None, Ask::Kill, PROMPT).await?;
+            self.order(name, None, Ask::Lock(true), PROMPT).await?;
+            agents.mount(name, &path, true, PROMPT).await?;
+            return self.do_start(name).await;
+        }
+        agents.mount(name, &path, false, PROMPT).await?;
+        let mut asked = Vec::new();
+        for (component, control) in node.spec.components.iter().zip(&node.controls) {
+            asked.push(self.ask_or_leave(name, component, control, Ask::Lock(false)));
+        }
+        try_join_all(asked).await.map(drop)
+    }
+
+    async fn do_volume(&self, name: &str) -> Result<Vec<VolumeEvidence>, Trouble> {
+        let node = self.shared.node(name)?;
+        let mut asked = Vec::new();
+        for (component, control) in node.spec.components.iter().zip(&node.controls) {
+            asked.push(async move {
+                match control.ask(Ask::Volume, LOOK).await? {
+                    Reply::Volume(seen) => Ok(VolumeEvidence {
+                        component: component.name.clone(),
+                        seen,
+                    }),
+                    other => Err(nonsense(name, &other)),
+                }
+            });
+        }
+        try_join_all(asked).await
     }
 
     async fn do_another(&self, name: &str) -> Result<String, Trouble> {
@@ -836,7 +894,7 @@ impl Shared {
         let client = cluster.client().await?;
         provider::answers(&client, provider::ANSWER_LIMIT).await?;
         access::require(&client, &self.namespace).await?;
-        if self.options.packets {
+        if self.options.packets || self.options.locks {
             access::require_packets(&client).await?;
         }
         if !self.options.alone.is_empty() {
@@ -1192,12 +1250,12 @@ impl Deployer for Kubernetes {
 
 impl NodeOps for Kubernetes {
     fn kill<'a>(&'a self, node: &'a str, component: Option<&'a str>) -> BoxFuture<'a, Result<(), Trouble>> {
-        self.order(node, component, Ask::Kill, PROMPT).boxed()
+        self.do_end(node, component, Ask::Kill).boxed()
     }
 
     fn crash<'a>(&'a self, node: &'a str, component: Option<&'a str>) -> BoxFuture<'a, Result<(), Trouble>> {
         self.shared.disturb(node);
-        self.order(node, component, Ask::Crash, PROMPT).boxed()
+        self.do_end(node, component, Ask::Crash).boxed()
     }
 
     fn remove<'a>(&'a self, node: &'a str, how: Removal) -> BoxFuture<'a, Result<(), Trouble>> {
@@ -1288,6 +1346,14 @@ impl NodeOps for Kubernetes {
 
     fn state<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<NodeState, Trouble>> {
         self.do_state(node).boxed()
+    }
+
+    fn lock_volume<'a>(&'a self, node: &'a str, on: bool) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.do_lock_volume(node, on).boxed()
+    }
+
+    fn volume<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Vec<VolumeEvidence>, Trouble>> {
+        self.do_volume(node).boxed()
     }
 
     fn another<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<String, Trouble>> {

@@ -68,6 +68,10 @@ pub fn capabilities() -> &'static Capabilities {
                 "the nodes' homes are folders of this machine's own disk, which would be full for everybody; use the kubernetes backend",
             ),
             (
+                "read-only",
+                "the nodes' homes are folders of this machine, which only root could make read-only, and for everybody; use the kubernetes backend",
+            ),
+            (
                 "on-restart",
                 "nodes have no pod or container here whose place another could take: links and what is halted outlive a restart of the program; leave on_restart out, or use the kubernetes backend",
             ),

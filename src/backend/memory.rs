@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Addresses, Capabilities, ComponentState, DATAGRAM_HEADERS, Damage, Deployer, Digest, Endpoint, Incarnation, Job,
     JobOutput, LinkEvidence, LinkId, LinkLook, LinkShape, MachineStrike, NodeAddresses, NodeOps, NodeSpec, NodeState,
-    PacketEvidence, PacketShape, RunState, StressEvidence, Stressed, Teardown, Trouble, Volley, Wanted, rate_burst,
+    PacketEvidence, PacketShape, RunState, StressEvidence, Stressed, Teardown, Trouble, Volley, VolumeEvidence, Wanted,
+    Writable, rate_burst,
 };
 use crate::agent::lock;
 use crate::model::effects::net_of;
@@ -118,6 +119,8 @@ struct MemoryNode {
     file: Vec<u8>,
     /// What is used beside it, by fault.
     stress: BTreeMap<String, Stress>,
+    /// Nobody can write to its volume.
+    locked: bool,
 }
 
 /// How long the platform takes to bring a node back, where the plan is one for pods.
@@ -493,6 +496,7 @@ impl Deployer for Memory {
                     restarts: 0,
                     file: vec![0; 64],
                     stress: BTreeMap::new(),
+                    locked: false,
                 };
                 self.lock().nodes.push(node);
             }
@@ -760,6 +764,29 @@ impl NodeOps for Memory {
             }],
         });
         async { state }.boxed()
+    }
+
+    fn lock_volume<'a>(&'a self, node: &'a str, on: bool) -> BoxFuture<'a, Result<(), Trouble>> {
+        let nothing = self.lock().tamper == Tamper::StressNothing;
+        let done = self.with(node, |node| {
+            if on && !nothing {
+                // It is ended, and cannot start where it cannot write.
+                node.end(&self.events, None, true);
+            }
+            node.locked = on && !nothing;
+        });
+        async { done }.boxed()
+    }
+
+    fn volume<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<Vec<VolumeEvidence>, Trouble>> {
+        let locked = self.with(node, |node| node.locked);
+        async move {
+            let read_only = locked?;
+            let refused = read_only.then(|| "Read-only file system".to_owned());
+            let (component, seen) = ("node".to_owned(), Writable { read_only, refused });
+            Ok(vec![VolumeEvidence { component, seen }])
+        }
+        .boxed()
     }
 
     fn another<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<String, Trouble>> {

@@ -36,7 +36,7 @@ const SUPERVISOR: [&str; 2] = [
 
 const AGAIN: [&str; 2] = ["as once, at fixed moments from the first effect on"; 2];
 
-const CATALOGUE: [Entry; 17] = [
+const CATALOGUE: [Entry; 18] = [
     Entry {
         step: "kill",
         lacks: None,
@@ -114,6 +114,15 @@ const CATALOGUE: [Entry; 17] = [
             "a file without a name in a volume of memory, of a process beside each program that is started by the supervisor and ends with it",
         ],
         seen: "how full the file system is, read by another process",
+    },
+    Entry {
+        step: "read_only",
+        lacks: Some("read-only"),
+        by: [
+            "",
+            "a privileged agent on each machine remounts the first volume in the containers of nodes that are held down meanwhile; the supervisor ends its container if nobody renews",
+        ],
+        seen: "what the kernel says of the mount, and that a file cannot be made, by another process in the container",
     },
     Entry {
         step: "all these but restart, every = \"6s\", times = 4: a link that flaps, a crash loop",

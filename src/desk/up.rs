@@ -85,6 +85,7 @@ pub async fn up(
                 voting: voting.unwrap_or_default(),
                 min_available,
                 packets: false,
+                locks: false,
                 rates: false,
                 alone: plan.alone(),
                 outages: false,

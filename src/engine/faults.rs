@@ -451,6 +451,15 @@ impl Keeper {
             tracing::debug!("{id} was dropped on {node}: {trouble}");
         }
         let (kind, ops) = (&active.fault.kind, Arc::clone(&self.ops));
+        if *kind == FaultKind::ReadOnly && !is_locked(&self.on, &node) {
+            let (ops, node) = (Arc::clone(&ops), node.clone());
+            self.jobs.spawn(async move {
+                // In containers that are still the same.
+                if let Err(trouble) = ops.lock_volume(&node, false).await {
+                    tracing::debug!("{trouble}");
+                }
+            });
+        }
         if *kind == FaultKind::Pause && want(&self.on, &self.present, &node) != Want::Paused {
             self.jobs.spawn(async move {
                 // Components of which the containers are still the same; the others are not there or run anyway.
@@ -559,6 +568,7 @@ impl Keeper {
                     most: Ms(most.0 * 2),
                 }
             }
+            FaultKind::ReadOnly => Look::Locked(self.contained(&active.kept())),
             FaultKind::Stress(_) | FaultKind::Fill(_) => Look::Stressed {
                 nodes: self.contained(&active.kept()),
                 fault: fault.id.clone(),
@@ -685,7 +695,7 @@ impl Keeper {
             }
             Look::Paused(nodes) => Look::Paused(nodes),
             Look::Machines(fault, silent) => Look::Machines(fault, silent),
-            look @ Look::Stressed { .. } => look,
+            look @ (Look::Stressed { .. } | Look::Locked(_)) => look,
             Look::Cut { cut, .. } => Look::Cut { cut, open: Vec::new() },
             Look::Packets { .. } => Look::Lost(self.expected(active, false), self.force.clone()),
             Look::Bound { bound, force, .. } => Look::Bound {
@@ -774,6 +784,11 @@ impl Keeper {
             | FaultKind::Loss { .. }
             | FaultKind::Bandwidth { .. } => self.shape().await,
             FaultKind::Stress(_) | FaultKind::Fill(_) => self.stress(&active.targets).await,
+            FaultKind::ReadOnly => {
+                let free = active.targets.iter().filter(|node| !is_locked(&self.on, node));
+                let open = free.map(|node| self.ops.lock_volume(node, false));
+                try_join_all(open).await.map(drop)
+            }
             _ if active.comes_back => Ok(()),
             FaultKind::Drain | FaultKind::Machine(_) => self.ops.restore_machines(&active.fault.id).await,
             FaultKind::Kill | FaultKind::Stop | FaultKind::Remove(_) => {
@@ -864,6 +879,10 @@ impl Keeper {
             FaultKind::Fill(_) => {
                 let up = self.up(&active.targets);
                 Back::Emptied(self.contained(&active.targets), active.fault.id.clone(), up)
+            }
+            FaultKind::ReadOnly => {
+                let free = |nodes: Vec<NodeName>| nodes.into_iter().filter(|node| !is_locked(&self.on, node)).collect();
+                Back::Unlocked(free(self.contained(&active.targets)), self.up(&active.targets))
             }
             FaultKind::Pause => Back::Resumed(self.up(&active.targets)),
             _ if active.comes_back && active.fault.component.is_some() => Back::Returned(self.up(&active.targets)),
@@ -1072,6 +1091,8 @@ enum Look {
         fault: String,
         stress: Stress,
     },
+    /// Nobody can write to the volumes of these nodes.
+    Locked(Vec<NodeName>),
     Misbehaving {
         targets: Vec<NodeName>,
         how: String,
@@ -1114,6 +1135,7 @@ impl Look {
             }
             Self::Lost(pairs, force) => prober.lost(pairs, force, Samples::Glance, VERIFY).await,
             Self::Slow { links, most } => prober.slow(links, *most, PATIENT).await,
+            Self::Locked(nodes) => all(nodes.iter().map(|node| prober.locked(node, true, VERIFY))).await,
             Self::Stressed { nodes, fault, stress } => {
                 all(nodes.iter().map(|node| prober.stressed(node, fault, *stress, VERIFY))).await
             }
@@ -1135,6 +1157,8 @@ enum Back {
     Relieved(Vec<NodeName>, String, Vec<NodeName>),
     /// The same of nodes some of which may have ended for want of room, and have to be started.
     Emptied(Vec<NodeName>, String, Vec<NodeName>),
+    /// Nodes to whose volumes everybody can write, and those of which whatever ended has to be started.
+    Unlocked(Vec<NodeName>, Vec<NodeName>),
     /// Links that carry bytes, the first within this time where one is given.
     Links(Vec<LinkId>, Option<Ms>),
     /// Links that carry bytes, and what share of the packets is still lost.
@@ -1161,6 +1185,11 @@ impl Back {
             Self::Relieved(nodes, fault, up) => {
                 all(nodes.iter().map(|node| prober.relieved(node, fault, VERIFY))).await?;
                 up
+            }
+            Self::Unlocked(nodes, up) => {
+                let open = all(nodes.iter().map(|node| prober.locked(node, false, VERIFY))).await?;
+                let back = all(up.iter().map(|node| prober.returned(node, limit, &raise))).await?;
+                return Ok(joined(open, back));
             }
             Self::Emptied(nodes, fault, up) => {
                 all(nodes.iter().map(|node| prober.relieved(node, fault, VERIFY))).await?;
@@ -1230,6 +1259,9 @@ async fn strike(prober: &Prober, active: &Active) -> Result<(), Trouble> {
         }
         FaultKind::Machine(how) => ops.strike_machines(&fault.id, targets, MachineStrike::Fail(*how)).await,
         FaultKind::Pause => try_join_all(targets.iter().map(|node| ops.pause(node))).await.map(drop),
+        FaultKind::ReadOnly => try_join_all(targets.iter().map(|node| ops.lock_volume(node, true)))
+            .await
+            .map(drop),
         FaultKind::Stop => try_join_all(targets.iter().map(|node| ops.stop(node, STOP_GRACE)))
             .await
             .map(drop),
@@ -1333,8 +1365,14 @@ fn told(on: &[Active], node: &str, ways: &[&str]) -> bool {
 
 /// Whether a node cannot write, and may have ended for it.
 fn has_no_room(on: &[Active], node: &str) -> bool {
-    let full = |active: &Active| matches!(active.fault.kind, FaultKind::Fill(fill) if fill.is_whole());
-    on.iter().any(|active| full(active) && active.is_on(node))
+    on.iter()
+        .any(|active| active.fault.kind.stops_writing() && active.is_on(node))
+}
+
+/// Whether nobody is to write to the volume of a node.
+fn is_locked(on: &[Active], node: &str) -> bool {
+    on.iter()
+        .any(|active| active.fault.kind == FaultKind::ReadOnly && active.is_on(node))
 }
 
 /// What is used beside the programs of a node under these faults: each by itself, so they add up.

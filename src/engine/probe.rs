@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use super::lock;
 use crate::backend::{
     ComponentState, DATAGRAM_HEADERS, FULL_PACKET, Incarnation, LinkEvidence, LinkId, LinkLook, NodeOps, NodeState,
-    PROBER, PacketEvidence, PacketShape, RunState, StressEvidence, Stressed, Volley, rate_burst, rate_queue,
+    PROBER, PacketEvidence, PacketShape, RunState, StressEvidence, Stressed, Volley, VolumeEvidence, Writable,
+    rate_burst, rate_queue,
 };
 use crate::chain::rpc::Rpc;
 use crate::model::{Ms, NodeName, Stress, bits, mebibytes};
@@ -352,6 +353,32 @@ impl Prober {
             let seen = self.ops.stressed(node, fault).await;
             let seen = seen.map_err(|trouble| trouble.to_string())?;
             let words = seen.iter().map(|evidence| stress_seen(node, evidence, asked));
+            Ok(words.collect::<Result<Vec<_>, _>>()?.join(", "))
+        })
+        .await
+    }
+
+    /// Nobody can write to the volume of a node (or, not `locked`, everybody can): its mount says so, and a file cannot be made.
+    pub(super) async fn locked(&self, node: &str, locked: bool, limit: Ms) -> Result<String, String> {
+        until(limit, || async {
+            let seen = self.ops.volume(node).await.map_err(|trouble| trouble.to_string())?;
+            let words = seen.iter().map(|VolumeEvidence { component, seen }| match seen {
+                Writable {
+                    read_only: true,
+                    refused: Some(why),
+                } if locked => Ok(format!(
+                    "read-only mount, no file can be made ({why}) beside {component} of {node}"
+                )),
+                Writable {
+                    read_only: false,
+                    refused: None,
+                } if !locked => Ok(format!("a file can be made beside {component} of {node}")),
+                Writable { read_only, refused } => Err(format!(
+                    "the volume beside {component} of {node} is mounted {}, and {}",
+                    if *read_only { "read-only" } else { "writable" },
+                    refused.as_deref().unwrap_or("a file can be made"),
+                )),
+            });
             Ok(words.collect::<Result<Vec<_>, _>>()?.join(", "))
         })
         .await

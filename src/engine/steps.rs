@@ -234,7 +234,9 @@ impl Lead {
         let rendered = render(&self.plan).map_err(refused)?;
         let later = later(&self.plan, &rendered, render).map_err(refused)?;
         // What cannot be had is missed before anything runs.
-        self.deployer.provide(&later.values().cloned().collect::<Vec<_>>()).await?;
+        self.deployer
+            .provide(&later.values().cloned().collect::<Vec<_>>())
+            .await?;
         drop(self.later.set(later));
         Ok(rendered)
     }

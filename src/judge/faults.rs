@@ -36,6 +36,8 @@ pub(super) struct Life {
     pub(super) no_effect: Option<Ms>,
     /// It could not be taken back.
     pub(super) stuck: Option<Ms>,
+    /// How high its targets had said they were before it began, if what they say from then on may never be kept.
+    pub(super) kept: BTreeMap<usize, u64>,
     /// Others have taken the places of some of its targets, for whom it is over.
     pub(super) dropped: Option<Ms>,
     /// Somebody began to end it.
@@ -154,6 +156,7 @@ impl Life {
             revert_verified: None,
             no_effect: None,
             stuck: None,
+            kept: BTreeMap::new(),
             dropped: None,
             ending: None,
             gated: None,
@@ -215,7 +218,10 @@ impl Life {
         self.verified.is_some()
             && !matches!(self.fault.lasts, Lasts::Itself)
             && !self.comes_back
-            && !matches!(self.fault.kind, FaultKind::Drain | FaultKind::Fill(_))
+            && !matches!(
+                self.fault.kind,
+                FaultKind::Drain | FaultKind::Fill(_) | FaultKind::ReadOnly
+            )
             && self.certain_until().is_none_or(|until| now < until)
     }
 
@@ -231,8 +237,7 @@ impl Life {
         match &self.fault.kind {
             // `crash@12`: the height stands after the word. No other misbehaviour excuses a node that dies.
             FaultKind::Misbehave { how, .. } => how.split(['@', '=']).next() == Some("crash"),
-            FaultKind::Fill(fill) => fill.is_whole(),
-            kind => kind.ends_processes(),
+            kind => kind.ends_processes() || kind.stops_writing(),
         }
     }
 
@@ -241,7 +246,7 @@ impl Life {
     pub(super) const fn restarts_processes(&self) -> bool {
         self.fault.kind.ends_processes()
             || matches!(self.fault.kind, FaultKind::Misbehave { .. })
-            || self.leaves_no_room()
+            || self.stops_writing()
     }
 
     /// Whether it explains that its targets do not answer.
@@ -255,6 +260,7 @@ impl Life {
             | FaultKind::Restart
             | FaultKind::Upgrade
             | FaultKind::Pause
+            | FaultKind::ReadOnly
             | FaultKind::Misbehave { .. } => true,
             FaultKind::Fill(fill) => fill.is_whole(),
             FaultKind::Partition { plane, .. } | FaultKind::Isolate { plane } => matches!(plane, Plane::All),
@@ -265,7 +271,7 @@ impl Life {
 
     /// Whether a `start` step ends it for the nodes that it names.
     pub(super) const fn ends_by_start(&self) -> bool {
-        self.restarts_processes() && !self.leaves_no_room() && !self.comes_back && !self.fault.kind.strikes_machines()
+        self.restarts_processes() && !self.stops_writing() && !self.comes_back && !self.fault.kind.strikes_machines()
     }
 
     /// Whether the data of its targets go with a pod, at a moment that only the platform knows.
@@ -274,8 +280,8 @@ impl Life {
     }
 
     /// Whether its targets cannot write: they may end for it, and what they said last may never have been written.
-    const fn leaves_no_room(&self) -> bool {
-        matches!(self.fault.kind, FaultKind::Fill(fill) if fill.is_whole())
+    const fn stops_writing(&self) -> bool {
+        self.fault.kind.stops_writing()
     }
 
     /// Whether it is bound to be taken back, and that has not been seen yet or found impossible, so that recovery could not begin: a timed
@@ -288,7 +294,7 @@ impl Life {
         let timed = matches!(self.fault.lasts, Lasts::For(_)) && self.verified.is_some() && self.reverted.is_none();
         let by_trialnet = matches!(
             self.fault.kind,
-            FaultKind::Pause | FaultKind::Stress(_) | FaultKind::Fill(_)
+            FaultKind::Pause | FaultKind::Stress(_) | FaultKind::Fill(_) | FaultKind::ReadOnly
         ) || self.fault.kind.is_of_links();
         let by_platform = self.comes_back && self.verified.is_some();
         timed || by_platform || (by_trialnet && self.reverted.is_some())
@@ -324,7 +330,13 @@ impl Judge {
             life.targets = resolved;
         }
         match state {
-            FaultState::Planned => life.planned = life.planned.or(Some(now)),
+            FaultState::Planned => {
+                life.planned = life.planned.or(Some(now));
+                if life.stops_writing() {
+                    let nodes = &self.nodes;
+                    life.kept = life.targets.iter().map(|node| (*node, nodes[*node].floor)).collect();
+                }
+            }
             FaultState::Injected => life.injected = life.injected.or(Some(now)),
             FaultState::Verified => {
                 life.verified = life.verified.or(Some(now));
@@ -686,14 +698,22 @@ impl Judge {
         })
     }
 
-    /// Whether a declared fault explains that data of the node are lost.
-    pub(super) fn data_goes(&self, i: usize) -> bool {
-        // Whether it was written shows only when the process starts anew, which may be after the heal.
-        let by = |life: &Life| {
-            let lost = life.declared() && life.removes_data() || life.in_force(self.now) && life.leaves_no_room();
-            lost && life.targets.contains(&i)
+    /// To which height a node may go back at most, where declared faults explain that: with its data all of it is lost; a node that cannot write loses what it
+    /// said since. `None`: not at all.
+    pub(super) fn kept_height(&self, i: usize) -> Option<u64> {
+        let of = |life: &Life| {
+            if !life.targets.contains(&i) {
+                None
+            } else if life.declared() && life.removes_data() {
+                Some(0)
+            } else if life.in_force(self.now) && life.stops_writing() {
+                // Whether it was written shows only when the process starts anew, which may be after the heal.
+                Some(life.kept.get(&i).copied().unwrap_or(0))
+            } else {
+                None
+            }
         };
-        self.faults.iter().any(by)
+        self.faults.iter().filter_map(of).min()
     }
 
     /// Whether a declared fault on the node explains that trialnet ends or starts a process of it.

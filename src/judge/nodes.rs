@@ -246,9 +246,11 @@ impl Judge {
 
     /// A node's height never goes back, unless its data was removed.
     fn floor(&mut self, i: usize, sample: &Sample) {
-        if sample.height < self.nodes[i].floor && self.data_goes(i) {
-            // The new pod has none of the old one's data.
-            self.nodes[i].floor = 0;
+        if sample.height < self.nodes[i].floor
+            && let Some(kept) = self.kept_height(i)
+        {
+            // The new pod has none of the old one's data, or a node none of what it could not write.
+            self.nodes[i].floor = kept;
             self.nodes[i].wiped = sample.sent;
         }
         let node = &mut self.nodes[i];

@@ -1,8 +1,8 @@
 //! Upgrades: who is on the way to which version, which versions run side by side, and whether a batch may be followed by the next.
 
 use super::faults::Life;
-use super::notes::Draft;
 use super::liveness::LAST_LINES;
+use super::notes::Draft;
 use super::{Judge, list};
 use crate::model::upgrade::Upgrade;
 use crate::model::verdict::{Class, MixedReport, MoveReport, UpgradeReport};
@@ -137,7 +137,11 @@ impl Judge {
             if !passed {
                 continue;
             }
-            let forth = if back { self.lives_of(step, i, false) } else { Vec::new() };
+            let forth = if back {
+                self.lives_of(step, i, false)
+            } else {
+                Vec::new()
+            };
             for at in forth.into_iter().chain([at]) {
                 let life = &mut self.faults[at];
                 if life.planned.is_some() {
@@ -271,7 +275,9 @@ impl Judge {
         } else {
             None
         };
-        let Some((_, _, line)) = line else { return seen.to_owned() };
+        let Some((_, _, line)) = line else {
+            return seen.to_owned();
+        };
         let head = seen.split_once(LAST_LINES).map_or(seen, |(head, _)| head);
         format!("{head}; its log says: {line}")
     }

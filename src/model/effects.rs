@@ -16,7 +16,8 @@ pub fn effect_of(plan: &Plan, fault: &Fault, targets: &[usize]) -> Option<Effect
         | FaultKind::Pause
         | FaultKind::Stop
         | FaultKind::Restart
-        | FaultKind::Upgrade => Some(Effect::Down(nodes())),
+        | FaultKind::Upgrade
+        | FaultKind::ReadOnly => Some(Effect::Down(nodes())),
         FaultKind::Fill(fill) => fill.is_whole().then(|| Effect::Down(nodes())),
         FaultKind::Partition { sides, .. } => {
             let name = |node: usize| plan.network.nodes.get(node).map(|node| &node.name);

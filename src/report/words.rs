@@ -292,6 +292,7 @@ pub fn fault(fault: &Fault) -> String {
             which(links)
         ),
         FaultKind::Loss { links, percent } => format!("lose {percent} % of the packets of {} each way", which(links)),
+        FaultKind::ReadOnly => format!("start {targets} on a read-only volume"),
         FaultKind::Fill(fill) => format!("fill the volume of {targets} to {} %", fill.percent),
         FaultKind::Stress(Stress { cpu, memory, .. }) => {
             let threads = usize::try_from(*cpu).unwrap_or(usize::MAX);

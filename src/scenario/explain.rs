@@ -124,17 +124,17 @@ codes! {
          links as they are, `eu-eu` is for those inside of one. No node is in two regions; one that is in none keeps its links. `jitter` is \
          the same for all. Without `for` they stay so until `heal`, or the end of the run; other delays add up with them.";
     REPEAT = "scenario/repeat", "a fault that cannot be repeated as the file says",
-        "`every` and `times` let kill, stop, pause, partition, isolate, delay, loss, bandwidth, stress and fill strike several times: the first at once, each \
+        "`every` and `times` let kill, stop, pause, partition, isolate, delay, loss, bandwidth, stress, fill and read_only strike several times: the first at once, each \
          further one `every` after the effect of the first was seen, twice that, and so on. A `partition` or `isolate` that is repeated is \
          a link that flaps; a repeated `kill` is a crash loop. Each has to end by itself (`for`, `down`, or what the platform brings back), \
          and `every` needs room for that and one second more. The step ends when the first is seen; the others strike beside the \
          steps that follow, under the ids `ID.2`, `ID.3`, …; `heal` of `ID` ends them all, `expect.recovery` of it is judged after the last, and the \
          run goes on until then.";
-    ON_RESTART = "scenario/on-restart", "a pause that is to go on in another container",
+    ON_RESTART = "scenario/on-restart", "a fault that cannot go on in another container",
         "`on_restart` says what becomes of a fault when another pod or container takes a target's place: \"reapply\" (if left out) lets it go on, \"drop\" ends it \
          for that target as soon as the cluster shows the other one, and records when. Its links are clear then, also at their other ends; with the last target the fault is \
          over. The arithmetic counts such a fault as certain only until a step that may replace one of its targets. A pause is of processes, and nobody halts those \
-         of the next container: say \"drop\" where that is meant; else a pause whose container is replaced has vanished, which is `infra/fault-no-effect`.";
+         of the next container, and a volume that is read-only is mounted anew there: say \"drop\" where that is meant; else a fault whose container is replaced has vanished, which is `infra/fault-no-effect`.";
     STRESS = "scenario/stress", "a stress of nothing, or one that would end the program",
         "`stress = { nodes = [\"validator-0\"], cpu = 2, memory = \"128Mi\", for = \"30s\" }` uses processors and memory beside each program of the nodes, in its \
          container, for as long as the fault is on: `cpu` threads that always want a processor, and `memory` that is held. Both count for the limits of the \
@@ -143,8 +143,13 @@ codes! {
     FILL = "scenario/fill", "a volume to be filled that has no size of its own, or of which nobody knows whose it is",
         "`fill = { nodes = [\"validator-0\"], percent = 100, for = \"20s\" }` keeps the first volume of the nodes so full, for as long as the fault is on, by a file \
          that has no name: whatever becomes of trialnet, its room is free again. Who could not write and ended is started when it is over; one that \
-         stands without having ended needs a `restart`; what it said and could not write is lost then, so its height may go back. At 100 the arithmetic counts its nodes as down, maybe; below that they are expected to go on. The volume needs a size of its own: \
+         stands without having ended needs a `restart`; what it said and could not write is lost then, so its height may go back, though not below what it had said before the fault began. At 100 the arithmetic counts its nodes as down, maybe; below that they are expected to go on. The volume needs a size of its own: \
          `persistence = \"memory\"` with `[backend.kubernetes] storage = \"64Mi\"` makes it of memory, which counts for the `memory_limit` of its containers.";
+    READ_ONLY = "scenario/read-only", "a volume to be read-only of which nobody knows whose it is",
+        "`read_only = { nodes = [\"validator-0\"], for = \"20s\" }` ends the nodes (SIGKILL), makes their first volume read-only in their containers, and starts them on it: a file \
+         system cannot become read-only while a file of it is open for writing, so no running node can be struck. Who cannot live with that ends, and is started when the fault is over; \
+         one that lives on may need a `restart` then. The arithmetic counts its nodes as down, maybe. What a node said meanwhile and could not write is lost, so its height may go \
+         back, though not below what it had said before the fault began. A privileged agent on its machine does it; should trialnet go silent, the supervisor ends its container when the lease is over, and the next one has a mount of its own.";
     CORRUPT = "scenario/corrupt", "damage to files of nodes that may run, or to no file",
         "`corrupt = { nodes = [\"validator-0\"], file = \"data/cs.wal/*\", bytes = 16 }` turns over bits in files of nodes that an earlier \
          `kill` or `stop` holds down until a later `heal` or `start`; which bytes follows from the seed. The path is below the node's first volume, its \

@@ -107,7 +107,7 @@ fn planned_effect(plan: &Plan, net: &Net, fault: &Fault) -> Option<(Effect, bool
     let among = match &fault.targets {
         // A drained node is down, unless there is another machine on which it can be; one that cannot write, as soon as it has to.
         Targets::Nodes(nodes) => {
-            let sure = !matches!(fault.kind, FaultKind::Drain | FaultKind::Fill(_));
+            let sure = !matches!(fault.kind, FaultKind::Drain | FaultKind::Fill(_) | FaultKind::ReadOnly);
             return effects_of(plan, fault, nodes).map(|effect| (effect, sure));
         }
         Targets::Leader { among } if among.len() == 1 => {

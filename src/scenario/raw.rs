@@ -322,6 +322,8 @@ table! {
             stress: Stress,
             /// Fills the volumes of nodes; only on backends where these have a size.
             fill: Fill,
+            /// Ends nodes and starts them on a volume that nobody can write to; only in a cluster.
+            read_only: Lasting,
             /// Damages files of nodes that are held down.
             corrupt: Corrupt,
             /// Ends faults, by their ids.

@@ -164,6 +164,7 @@ fn action(plan: &Plan, fault: &Fault) -> Option<String> {
             let (whom, rate) = (slowed(plan, fault.targets.nodes(), links)?, bits(*rate));
             format!("bandwidth = {{ {whom}, rate = \"{rate}\"{} }}", lasts("for"))
         }
+        FaultKind::ReadOnly => format!("read_only = {{ nodes = {nodes}{} }}", lasts("for")),
         FaultKind::Fill(fill) => format!(
             "fill = {{ nodes = {nodes}, percent = {}{} }}",
             fill.percent,

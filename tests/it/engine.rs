@@ -3,6 +3,7 @@
 mod beside;
 mod corrupt;
 mod dropped;
+mod locked;
 mod repeat;
 mod stress;
 mod upgrade;

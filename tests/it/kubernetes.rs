@@ -15,6 +15,7 @@ mod fail_fast;
 mod image;
 mod killed;
 mod leases;
+mod locked;
 mod lost_agent;
 mod machines;
 mod observer;

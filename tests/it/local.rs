@@ -962,6 +962,31 @@ async fn faults_revert_when_nobody_renews_the_lease() {
 }
 
 #[tokio::test]
+async fn a_component_that_ended_beside_one_that_was_killed_starts_with_it_when_the_lease_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let wish = Wish {
+        lease: Some(Ms(1500)),
+        ..Wish::default()
+    };
+    let mut net = Net::up(dir.path(), wish).await;
+    two_components(&net).await;
+    net.local.kill("two", Some("core")).await.unwrap();
+    let app = net.local.state("two").await.unwrap().components[0].pid.unwrap();
+    crate::killed::signal(u64::from(app), nix::sys::signal::Signal::SIGKILL);
+    let seen = net.trouble("infra/lease-lost").await;
+    assert!(seen.contains("started again: two"), "{seen}");
+    until("both are up again", async || {
+        let components = net.local.state("two").await.unwrap().components;
+        let up = |component: &trialnet::backend::ComponentState| {
+            (component.run, component.generation) == (RunState::Running, 2)
+        };
+        components.iter().all(up)
+    })
+    .await;
+    net.down().await;
+}
+
+#[tokio::test]
 async fn an_injector_that_lies_is_found_out() {
     let dir = tempfile::tempdir().unwrap();
     let wish = |tamper| Wish {

@@ -704,6 +704,35 @@ async fn a_lost_lease_ends_every_fault() {
     client.until_state(RunState::Running).await;
 }
 
+/// What ended while another component of its node was held down is its fault's effect, and starts again with that.
+#[tokio::test]
+async fn what_ended_beside_another_component_starts_when_the_lease_is_over() {
+    for attends in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, mut spec) = linked(dir.path(), free_port());
+        spec.lease = Ms(500);
+        let supervisor = Supervisor::start(dir.path(), spec);
+        let mut client = supervisor.connect(0).await;
+        client.until_state(RunState::Running).await;
+        client.done(if attends { Ask::Attend } else { Ask::Pause }).await;
+        if !attends {
+            client.done(Ask::Resume).await;
+        }
+        let pid = client.state().await.0.unwrap();
+        crate::killed::signal(u64::from(pid), nix::sys::signal::Signal::SIGKILL);
+        client.until_state(RunState::Gone).await;
+        if attends {
+            let trouble = client.trouble().await;
+            assert!(trouble.seen.contains("started again"), "{trouble}");
+            client.until_state(RunState::Running).await;
+            assert_eq!(client.state().await.1, 2);
+        } else {
+            tokio::time::sleep(Duration::from_millis(1000)).await;
+            assert_eq!(client.state().await.2, RunState::Gone);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_cut_outlives_its_container_and_not_its_lease() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -112,6 +112,11 @@ const CASES: &[Case] = &[
         "stress",
         r#"stress = { nodes = ["validator-3"], cpu = 1, memory = "64Mi" }"#,
     ),
+    healed(
+        "a read-only disk",
+        "read_only",
+        r#"read_only = { nodes = ["validator-3"] }"#,
+    ),
     Case {
         memory: true,
         ..healed(

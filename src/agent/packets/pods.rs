@@ -33,6 +33,12 @@ fn names(uid: &str) -> [String; 2] {
     [format!("pod{uid}"), format!("pod{}", uid.replace('-', "_"))]
 }
 
+/// Whether the process of this folder of the table belongs to a pod.
+pub(super) fn is_of(uid: &str, process: &Path) -> bool {
+    let groups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    names(uid).iter().any(|name| groups.contains(name))
+}
+
 /// Acts in the network namespace of a pod, on a thread of its own, which ends with it. `false`: none of these processes is there any more.
 ///
 /// # Errors
@@ -48,8 +54,7 @@ pub(super) fn inside(
             continue;
         };
         // Another process may have got the number before the namespace was open.
-        let groups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
-        if !names(uid).iter().any(|name| groups.contains(name)) {
+        if !is_of(uid, &process) {
             continue;
         }
         return on_own_thread(move || {
@@ -72,9 +77,10 @@ pub(super) fn apart(act: impl FnOnce() -> io::Result<()> + Send + 'static) -> io
     })
 }
 
-fn on_own_thread(act: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-    let ended = std::thread::Builder::new().name("netns".to_owned()).spawn(act)?.join();
-    ended.unwrap_or_else(|_| Err(io::Error::other("the thread in the network namespace panicked")))
+/// Acts on a thread that ends with it, and takes with it whatever it has entered.
+pub(super) fn on_own_thread(act: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    let ended = std::thread::Builder::new().name("apart".to_owned()).spawn(act)?.join();
+    ended.unwrap_or_else(|_| Err(io::Error::other("the thread in another namespace panicked")))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What trialnet and the agent of a cluster's machine say to each other: one JSON value on each line, each question answered before the next.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -10,7 +11,7 @@ use crate::backend::Trouble;
 use crate::model::Ms;
 
 /// The version of what is said.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// Where an agent listens: at 127.0.0.1 of its pod, which a port-forward reaches and no other pod. At the pod's own address it only says no.
 pub const PORT: u16 = 20_900;
 
@@ -32,6 +33,19 @@ pub enum Ask {
         lease: Ms,
         /// The pods of the run on this machine, each with all its rules.
         pods: Vec<PodRules>,
+        /// For tests: how the agent is wrong.
+        #[serde(default)]
+        tamper: Option<Tamper>,
+    },
+    /// Makes a folder of this pod's containers that is mounted by itself read-only in them, or not. No process there may have a file below it open for
+    /// writing. It has no lease of its own: a container that ends takes its mounts with it. Answered with [`Reply::Held`].
+    Mount {
+        /// The pod's uid.
+        pod: String,
+        /// Where it is mounted, as the containers see it.
+        path: PathBuf,
+        /// Whether nobody can write to it.
+        read_only: bool,
         /// For tests: how the agent is wrong.
         #[serde(default)]
         tamper: Option<Tamper>,

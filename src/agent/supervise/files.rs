@@ -13,15 +13,18 @@ use crate::backend::{Trouble, Write};
 /// Stands at the top of a file system of its own and belongs to that, not to the node.
 const OF_THE_FILE_SYSTEM: &str = "lost+found";
 
-/// Makes the component's home and writes those of its files that are due.
+/// Makes the component's home and writes those of its files that are due. What is in a volume that is `locked` stays as it is.
 ///
 /// # Errors
 /// `infra/home` names the path and the system's reason.
-pub(super) fn write(spec: &Spec) -> Result<(), Trouble> {
+pub(super) fn write(spec: &Spec, locked: bool) -> Result<(), Trouble> {
     let failed = |what: String, error: &io::Error| node_trouble("infra/home", &spec.node, what, error.to_string());
     fs_err::create_dir_all(&spec.home).map_err(|error| failed("the component's home made".to_owned(), &error))?;
     for file in &spec.files {
-        copy(file).map_err(|error| failed(format!("{} written", file.to.display()), &error))?;
+        match copy(file) {
+            Err(error) if locked && error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            done => done.map_err(|error| failed(format!("{} written", file.to.display()), &error))?,
+        }
     }
     Ok(())
 }

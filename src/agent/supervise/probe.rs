@@ -22,7 +22,7 @@ use crate::agent::damage;
 use crate::agent::reach::{self, Way};
 use crate::agent::table::Proc;
 use crate::agent::{COMPONENT_VARIABLE, NODE_VARIABLE, RUN_VARIABLE, lock, trouble};
-use crate::backend::{Digest, LinkEvidence, PROBER, RunState, Stressed, Trouble, Volley};
+use crate::backend::{Digest, LinkEvidence, PROBER, RunState, Stressed, Trouble, Volley, Writable};
 use crate::model::Ms;
 use crate::record::json_line;
 
@@ -66,6 +66,8 @@ pub(super) enum Question {
         /// Which ones.
         pattern: String,
     },
+    /// Whether this folder can be written to.
+    Volume(PathBuf),
     /// What this process uses.
     Stressed(Proc),
     /// Count datagrams from now on.
@@ -95,6 +97,8 @@ pub(super) enum Answer {
     Links(Vec<LinkEvidence>),
     /// What stands in files.
     Files(Vec<Digest>),
+    /// Whether the folder can be written to.
+    Volume(Writable),
     /// What the process uses, if it is there.
     Stressed(Option<Stressed>),
     /// Where datagrams are counted.
@@ -166,6 +170,9 @@ async fn answer(question: Question, ears: &Ears) -> Result<Answer, Trouble> {
         }
         Question::State(proc) => Ok(Answer::State(proc.state())),
         Question::Stressed(proc) => Ok(Answer::Stressed(usage::look(proc).await)),
+        Question::Volume(root) => usage::writable(&root)
+            .map(Answer::Volume)
+            .map_err(|error| trouble(PROBER, "a look at a volume", error.to_string())),
         Question::Files { node, root, pattern } => damage::digests(&node, &root, &pattern).map(Answer::Files),
         Question::Links { links, limit } => reach::links(links, source, limit).await.map(Answer::Links),
     }

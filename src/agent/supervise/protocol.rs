@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{
-    Damage, Digest, LinkEvidence, LinkId, LinkLook, LinkShape, RunState, Stressed, Trouble, Volley, Write,
+    Damage, Digest, LinkEvidence, LinkId, LinkLook, LinkShape, RunState, Stressed, Trouble, Volley, Writable, Write,
 };
 use crate::model::{Ms, NodeName, Stress};
 use crate::record::NodeEvent;
@@ -105,6 +105,8 @@ pub enum Ask {
     Start,
     /// SIGKILL, and holds it down under the lease. Answered when all its processes are gone.
     Kill,
+    /// Another component of the node is held down, under the lease: should this process end by itself meanwhile, it starts again with that one.
+    Attend,
     /// SIGKILL, and then the supervisor itself ends with code 137, so that the platform starts the container again. Answered before that.
     Crash,
     /// SIGTERM, SIGKILL after the grace, and holds it down under the lease. Answered when all its processes are gone.
@@ -129,6 +131,11 @@ pub enum Ask {
     Corrupt(Vec<Damage>),
     /// The files in the first volume that a pattern names: read by a process of its own. Answered with [`Reply::Digests`].
     Digests(String),
+    /// The first volume is about to be read-only for a fault, under the lease: should that run out, the container ends, since only a new one has it as it
+    /// was. Or it is no longer.
+    Lock(bool),
+    /// Whether the first volume can be written to: tried by a process of its own. Answered with [`Reply::Volume`].
+    Volume,
     /// What the kernel says of the process: looked up by a process of its own. Answered with [`Reply::State`].
     State,
     /// What can be seen of links of this component: looked at by a process of its own. Answered with [`Reply::Links`].
@@ -215,6 +222,8 @@ pub enum Reply {
     Links(Vec<LinkEvidence>),
     /// What stands in files.
     Digests(Vec<Digest>),
+    /// Whether the first volume can be written to.
+    Volume(Writable),
     /// What the kernel says of what is used beside the program; `None`: nothing is.
     Stressed(Option<Stressed>),
     /// All datagrams have left.

@@ -1,10 +1,11 @@
 //! What a process uses, as the kernel says it: proc_pid_stat(5), proc_pid_task(5), proc_pid_status(5) and statvfs(3).
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::agent::table::{Proc, fields};
-use crate::backend::{RunState, Stressed};
+use crate::backend::{RunState, Stressed, Writable};
 use crate::model::Ms;
 
 /// Over which time it is looked at.
@@ -38,6 +39,27 @@ fn full(folder: &Path) -> u8 {
     };
     let used = seen.blocks().saturating_sub(seen.blocks_available());
     u8::try_from(used * 100 / seen.blocks().max(1)).unwrap_or(100)
+}
+
+/// Whether a folder can be written to: what its mount says, and whether a file can be made in it.
+///
+/// # Errors
+/// When nobody can say what is mounted there, or a file that was made cannot be removed.
+pub(super) fn writable(folder: &Path) -> io::Result<Writable> {
+    let mount = nix::sys::statvfs::statvfs(folder)?;
+    let name = folder.join(format!(".trialnet-probe-{}", std::process::id()));
+    let refused = match fs_err::OpenOptions::new().write(true).create_new(true).open(&name) {
+        Ok(_made) => {
+            fs_err::remove_file(&name)?;
+            None
+        }
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Some("Read-only file system".to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
+    Ok(Writable {
+        read_only: mount.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY),
+        refused,
+    })
 }
 
 fn read(pid: u32, file: &str) -> Option<String> {

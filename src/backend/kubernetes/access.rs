@@ -253,7 +253,7 @@ pub fn needs_of(plan: &Plan) -> Vec<(Option<&str>, &'static [Need])> {
         Some(attach) => (Some(attach.namespace.as_str()), FOUND),
         None => (None, NEEDS),
     }];
-    if plan.loses_packets() {
+    if plan.loses_packets() || plan.locks_volumes() {
         needs.push((Some(SYSTEM), PACKETS));
     }
     if !plan.alone().is_empty() {

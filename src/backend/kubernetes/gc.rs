@@ -100,6 +100,8 @@ pub async fn list(api: &Api) -> Result<Vec<Found>, Failure> {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         run.running += usize::from(phase == Some("Running"));
     }
+    // Who may not look at them is not told of them.
+    found.extend(packets::idle(api).await.unwrap_or_default());
     found.sort_by(|a, b| a.namespace.cmp(&b.namespace));
     Ok(found)
 }

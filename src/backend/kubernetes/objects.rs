@@ -10,7 +10,7 @@ pub mod observer;
 pub mod quantity;
 
 mod files;
-mod pod;
+pub(super) mod pod;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

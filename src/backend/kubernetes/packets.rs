@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service};
 use kube::api::{ApiResource, DeleteParams, Preconditions};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{Api, Cause, Failure, Manifest};
+use super::gc::Found;
 use super::objects::{Image, MANAGED_BY, MANAGER, NODE, Object};
 use super::teardown;
 use super::tunnel::{self, Connection};
@@ -28,7 +30,7 @@ use super::watch::{self, Pods, State, View};
 use crate::agent::packets::protocol::{Answer, Ask, Bound, PORT, PROTOCOL, PodRules, Reply, Rule, Rules, token};
 use crate::agent::registry::Swept;
 use crate::agent::tamper::Tamper;
-use crate::agent::{lock, trouble};
+use crate::agent::{lock, node_trouble, trouble};
 use crate::backend::{PacketShape, Trouble};
 use crate::model::{Ms, NodeName, PullPolicy};
 use crate::record::json_line;
@@ -270,6 +272,43 @@ async fn remove_unused(api: &Api, limit: Duration) -> Result<Vec<String>, Failur
     }
 }
 
+/// The agents, if they are there and none of the runs that are entered has a namespace any more.
+///
+/// # Errors
+/// When the cluster does not tell.
+pub async fn idle(api: &Api) -> Result<Option<Found>, Failure> {
+    let system = api.get::<Namespace>(None, SYSTEM).await?.filter(is_ours);
+    let Some(system) = system.filter(|system| system.metadata.deletion_timestamp.is_none()) else {
+        return Ok(None);
+    };
+    let all = api.list::<Namespace>(None, &format!("{MANAGED_BY}={MANAGER}")).await?;
+    let runs = registered(&system);
+    if all
+        .iter()
+        .any(|there| runs.values().any(|namespace| *namespace == there.name_any()))
+    {
+        return Ok(None);
+    }
+    let pods = api.list::<Pod>(Some(SYSTEM), "").await.unwrap_or_default();
+    let phase = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.clone());
+    let made = system.creation_timestamp().map(|time| SystemTime::from(time.0));
+    Ok(Some(Found {
+        namespace: SYSTEM.to_owned(),
+        run: runs.keys().next().cloned().unwrap_or_default(),
+        scenario: "(agents of no run)".to_owned(),
+        owner: String::new(),
+        made,
+        // It has not been needed at least since now.
+        expires: made,
+        ending: false,
+        pods: pods.len(),
+        running: pods
+            .iter()
+            .filter(|pod| phase(pod).as_deref() == Some("Running"))
+            .count(),
+    }))
+}
+
 /// Takes off the runs whose namespaces are gone. Returns what was (or with `dry_run` would be) done, in words.
 pub async fn sweep(api: &Api, dry_run: bool, limit: Duration) -> Swept {
     let mut swept = Swept::default();
@@ -291,10 +330,11 @@ async fn try_sweep(api: &Api, dry_run: bool, limit: Duration, swept: &mut Swept)
         .map(|(run, _)| run)
         .collect();
     if dry_run {
-        let would = over
-            .iter()
-            .map(|run| format!("run {run}: would take it off the agents"));
+        let would = (over.iter()).map(|run| format!("run {run}: would take it off the agents"));
         swept.done.extend(would);
+        if over.len() == all.len() {
+            (swept.done).push(format!("would remove the agents that no run uses (namespace {SYSTEM})"));
+        }
         return Ok(());
     }
     for run in &over {
@@ -392,11 +432,41 @@ impl Packets {
         })
     }
 
-    /// Waits until an agent answers on every machine where the run has a pod, and can do what it is for; bind `rates` too if that is asked.
+    /// Makes a folder that is mounted in a node's containers read-only there, or not. A pod that is not there has nothing to be taken back.
+    ///
+    /// # Errors
+    /// `infra/agent-silent` and those of the agents; that there is no such pod, if it is to be read-only.
+    pub async fn mount(&self, node: &str, path: &Path, read_only: bool, limit: Duration) -> Result<(), Trouble> {
+        let inner = &self.inner;
+        let place = inner.pods.look(|view| {
+            let pod = view.pod_of(node)?;
+            Some((pod.uid.clone(), pod.host.clone()?))
+        });
+        let Some((pod, host)) = place else {
+            return if read_only { Err(no_mount(node)) } else { Ok(()) };
+        };
+        let ask = Ask::Mount {
+            pod,
+            path: path.to_owned(),
+            read_only,
+            tamper: inner.tamper,
+        };
+        let mut told = inner.told.lock().await;
+        let line = told.lines.remove(&host);
+        let (line, absent) = inner.order(&host, line, &ask, Instant::now() + limit).await?;
+        told.lines.insert(host, line);
+        if read_only && !absent.is_empty() {
+            return Err(no_mount(node));
+        }
+        Ok(())
+    }
+
+    /// Waits until an agent answers on every machine where the run has a pod, and can do what it is for: let packets be `lost` and bind `rates`, as far
+    /// as that is asked.
     ///
     /// # Errors
     /// `infra/agent-cannot`, `infra/agent-silent` with what the cluster says of it, and what keeps a pod from running.
-    pub async fn ready(&self, rates: bool) -> Result<(), Trouble> {
+    pub async fn ready(&self, lost: bool, rates: bool) -> Result<(), Trouble> {
         let inner = &self.inner;
         let hosts: BTreeSet<String> =
             (inner.pods).look(|view| view.pods.values().filter_map(|pod| pod.host.clone()).collect());
@@ -405,6 +475,14 @@ impl Packets {
         tokio::select! {
             done = inner.give(&mut told, orders, READY) => done?,
             stuck = inner.stuck() => return Err(stuck),
+        }
+        let unable = |(host, line): (&String, &Line)| Some((host.clone(), line.cannot.clone()?));
+        if let Some((host, why)) = told.lines.iter().find_map(unable).filter(|_| lost) {
+            return Err(trouble(
+                "infra/agent-cannot",
+                format!("packets can be lost on {host}"),
+                why,
+            ));
         }
         let unable = |(host, line): (&String, &Line)| Some((host.clone(), line.unbound.clone()?));
         match told.lines.iter().find_map(unable) {
@@ -590,6 +668,7 @@ impl Inner {
                 let mut line = Line {
                     lines,
                     write,
+                    cannot: None,
                     unbound: None,
                 };
                 let hello = Ask::Hello {
@@ -598,15 +677,10 @@ impl Inner {
                     token: self.token.clone(),
                 };
                 match line.ask(&hello).await? {
-                    Ok(Reply::Hello {
-                        cannot: None, unbound, ..
-                    }) => {
+                    Ok(Reply::Hello { cannot, unbound, .. }) => {
+                        line.cannot = cannot;
                         line.unbound = unbound;
                         line
-                    }
-                    Ok(Reply::Hello { cannot: Some(why), .. }) => {
-                        let expected = format!("packets can be lost on {host}");
-                        return Ok((line, Err(trouble("infra/agent-cannot", expected, why))));
                     }
                     other => return Ok((line, other)),
                 }
@@ -632,6 +706,16 @@ impl Inner {
             drop(tokio::time::timeout(Duration::from_millis(500), agents.changed()).await);
         }
     }
+}
+
+fn no_mount(node: &str) -> Trouble {
+    let expected = "a volume in the containers of its pod";
+    node_trouble(
+        "infra/agent-failed",
+        node,
+        expected,
+        "the agent of its machine finds none",
+    )
 }
 
 /// What has to become of the packets into each pod, by its uid; with its machine.
@@ -723,6 +807,8 @@ fn refused(view: &View) -> Option<Trouble> {
 struct Line {
     lines: Lines<BufReader<ReadHalf<Connection>>>,
     write: WriteHalf<Connection>,
+    /// Why packets cannot be lost there.
+    cannot: Option<String>,
     /// Why rates cannot be bound there.
     unbound: Option<String>,
 }
@@ -775,7 +861,7 @@ mod tests {
                 "GET /api/v1/namespaces/trialnet-system" => found(&self.system),
                 "PATCH /api/v1/namespaces/trialnet-system" => {
                     let system = self.system.get_or_insert_with(
-                        || json!({ "metadata": { "name": SYSTEM, "uid": "u", "annotations": {}, "labels": labels() } }),
+                        || json!({ "metadata": { "name": SYSTEM, "uid": "u", "annotations": {}, "labels": labels(), "creationTimestamp": "2026-01-01T00:00:00Z" } }),
                     );
                     self.version += 1;
                     system["metadata"]["resourceVersion"] = self.version.to_string().into();
@@ -822,6 +908,10 @@ mod tests {
                     assert!(!self.set, "applied although it is there");
                     self.set = true;
                     mock::Answer::Json(200, json!({}))
+                }
+                "GET /api/v1/namespaces/trialnet-system/pods" => {
+                    let pod = |phase| json!({ "metadata": { "name": NAME }, "status": { "phase": phase } });
+                    mock::Answer::Json(200, json!({ "items": [pod("Running"), pod("Pending")] }))
                 }
                 "GET /api/v1/namespaces" => {
                     mock::Answer::Json(200, json!({ "items": [{ "metadata": { "name": "trialnet-a" } }] }))
@@ -906,6 +996,7 @@ mod tests {
         let (api, cluster) = cluster(Cluster::default());
         joined(&api, "a").await;
         joined(&api, "lost").await;
+        assert_eq!(idle(&api).await.unwrap(), None, "run a is there");
         let would = sweep(&api, true, JOIN).await;
         assert_eq!(would.done, ["run lost: would take it off the agents"]);
         assert_eq!(
@@ -915,10 +1006,16 @@ mod tests {
         assert_eq!(runs(&cluster.lock().unwrap()), ["run.trialnet.dev/a"]);
         let patch = json!({ "metadata": { "annotations": { "run.trialnet.dev/a": null } } });
         api.merge::<Namespace>(None, SYSTEM, &patch).await.unwrap();
+        let left = idle(&api).await.unwrap().unwrap();
+        assert_eq!((left.namespace.as_str(), left.pods, left.running), (SYSTEM, 2, 1));
+        assert!(left.expired(SystemTime::now(), Duration::ZERO), "{left:?}");
+        let would = sweep(&api, true, JOIN).await;
+        assert!(would.done[0].starts_with("would remove the agents"), "{would:?}");
         let done = sweep(&api, false, JOIN).await;
         assert!(done.done[0].contains("removed the agents"), "{done:?}");
         assert!(cluster.lock().unwrap().system.is_none());
         assert_eq!(sweep(&api, false, JOIN).await, Swept::default());
+        assert_eq!(idle(&api).await.unwrap(), None);
     }
 
     fn view() -> View {

@@ -94,8 +94,8 @@ impl Kubernetes {
     async fn revision(&self, site: &Site, node: &str, deadline: Instant) -> Result<String, Trouble> {
         let labels = format!("{NODE}={node}");
         loop {
-            let sets: Vec<StatefulSet> = (site.api.list(Some(&self.shared.namespace), &labels).await)
-                .map_err(api::Failure::trouble)?;
+            let sets: Vec<StatefulSet> =
+                (site.api.list(Some(&self.shared.namespace), &labels).await).map_err(api::Failure::trouble)?;
             let revision = sets.into_iter().find_map(|set| {
                 let status = set.status?;
                 let heard = status.observed_generation >= set.metadata.generation;
@@ -138,7 +138,10 @@ impl Kubernetes {
         loop {
             let (up, seen) = pods.look(|view| match view.pod_of(node) {
                 Some(pod) if old(pod) => (false, format!("a pod of the revision {:?}", pod.revision)),
-                Some(pod) => (runs(pod), format!("{} of the revision {revision} is {}", pod.name, pod.phase)),
+                Some(pod) => (
+                    runs(pod),
+                    format!("{} of the revision {revision} is {}", pod.name, pod.phase),
+                ),
                 None => (false, "no pod".to_owned()),
             });
             if up {

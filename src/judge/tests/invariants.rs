@@ -144,6 +144,41 @@ fn heights_go_back_only_after_a_wipe() {
     }
 }
 
+/// What a node wrote before it could not any more it still has; what it said since it may have lost.
+#[test]
+fn a_node_that_cannot_write_loses_no_more_than_it_said_since() {
+    let full = FaultKind::Fill(crate::model::Fill { percent: 100, size: 1 });
+    for kind in [full, FaultKind::ReadOnly] {
+        for (back, violated) in [(0, false), (1, true)] {
+            let mut plan = plan(4);
+            let step = plan.with_fault("s", kind.clone(), &[2], Lasts::For(Ms(1000)));
+            let mut sim = Sim::up(&plan);
+            sim.run(2000);
+            let before = sim.height[2];
+            sim.inject(step);
+            sim.run(600);
+            assert!(sim.height[2] > before);
+            sim.exited(2, false);
+            sim.mode[2] = Mode::Mute(Silence::Refused);
+            sim.run(600);
+            sim.height[2] = before - back;
+            sim.restart("s", 2);
+            sim.sample(2, before - back);
+            sim.run(3000);
+            let report = sim.finish();
+            if violated {
+                let finding = only(&report, "safety/height-back", Class::SafetyViolated, Some(2));
+                assert_eq!(
+                    finding.expected,
+                    format!("a height of {before} or more, as this node reported before")
+                );
+            } else {
+                passes(&report);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_late_answer_is_not_a_height_that_went_back() {
     let mut sim = Sim::up(&plan(4));

@@ -706,7 +706,6 @@ fn what_is_dropped_is_possibly_on_from_the_replacement() {
         .progress(5, 30)
         .codes(&[(3, UNDETERMINED)]);
     gone(dropping(cut()).halt("cut", 5))
-        .recovery("gone", 20)
         .heal(&["cut"])
         .progress(5, 30)
         .fine();

@@ -752,7 +752,10 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
         }
         Action::Wait(duration) => exactly(*duration),
         Action::Upgrade(upgrade) => (
-            millis(Ms(upgrade.pause.0.saturating_mul(upgrade.batches.len().saturating_sub(1) as u64))),
+            millis(Ms(upgrade
+                .pause
+                .0
+                .saturating_mul(upgrade.batches.len().saturating_sub(1) as u64))),
             millis(moving(plan, upgrade)),
         ),
         Action::Load(load) => exactly(load.lasts),

@@ -991,6 +991,7 @@ impl Check<'_> {
             | FaultKind::Pause
             | FaultKind::Stop
             | FaultKind::Fill(_)
+            | FaultKind::ReadOnly
             | FaultKind::Isolate { .. }
             | FaultKind::Misbehave { .. } => struck.clone(),
         }

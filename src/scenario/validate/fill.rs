@@ -1,10 +1,10 @@
-//! `fill`: how full the volumes of nodes are, and whether they have a size of their own.
+//! `fill`: how full the volumes of nodes are, and whether they have a size of their own. `read_only`: whether nobody can write to them.
 
 use super::faults::plain;
 use super::kubernetes::quantity;
 use super::stress::bytes;
 use super::{Check, Here};
-use crate::model::{Action, Fault, FaultKind, Fill, MEMORY_STORAGE, Persistence, Targets};
+use crate::model::{Action, Fault, FaultKind, Fill, MEMORY_STORAGE, OnRestart, Persistence, Targets};
 use crate::scenario::explain as code;
 use crate::scenario::raw::{self, At};
 
@@ -37,6 +37,33 @@ impl Check<'_> {
         let fault = Fault {
             on_restart: on_restart?,
             ..plain(here, FaultKind::Fill(fill), targets, lasts?)
+        };
+        self.planned(here, (every.as_ref(), times.as_ref()), fault)
+    }
+
+    pub(super) fn read_only(&mut self, here: &Here, fault: &At<raw::Lasting>) -> Option<Action> {
+        let raw::Lasting {
+            nodes,
+            pick,
+            r#for: lasts,
+            every,
+            times,
+            on_restart,
+            table: _,
+        } = &fault.value;
+        self.offered("read-only", &here.key)?;
+        let lasts = self.until(lasts.as_ref());
+        if let Some(said) = on_restart.as_ref().filter(|said| said.0 == OnRestart::Reapply) {
+            let message = "a volume is mounted anew for another container, and can be written to there";
+            let help = "leave `on_restart` out, or say \"drop\"";
+            return self.odd(code::ON_RESTART, &said.at, message, "not of a volume", help);
+        }
+        let on_restart = self.at_restart(on_restart.as_ref())?;
+        let message = "whose volume is read-only has to be known beforehand";
+        let targets = self.known_targets(here, nodes.as_ref(), pick.as_ref(), (code::READ_ONLY, message))?;
+        let fault = Fault {
+            on_restart,
+            ..plain(here, FaultKind::ReadOnly, targets, lasts?)
         };
         self.planned(here, (every.as_ref(), times.as_ref()), fault)
     }

@@ -11,7 +11,7 @@ use crate::scenario::raw::{self, At, Named, Selectors};
 use crate::scenario::select::Nodes;
 
 /// The actions of the language.
-pub(super) const ACTIONS: [&str; 23] = [
+pub(super) const ACTIONS: [&str; 24] = [
     "kill",
     "pause",
     "stop",
@@ -25,6 +25,7 @@ pub(super) const ACTIONS: [&str; 23] = [
     "bandwidth",
     "stress",
     "fill",
+    "read_only",
     "drain",
     "machine",
     "corrupt",
@@ -38,7 +39,7 @@ pub(super) const ACTIONS: [&str; 23] = [
 ];
 
 /// Actions that are faults.
-const FAULTS: [&str; 14] = [
+const FAULTS: [&str; 15] = [
     "kill",
     "pause",
     "stop",
@@ -50,6 +51,7 @@ const FAULTS: [&str; 14] = [
     "bandwidth",
     "stress",
     "fill",
+    "read_only",
     "drain",
     "machine",
     "misbehave",
@@ -269,7 +271,10 @@ impl Check<'_> {
             let problem = Problem::new(
                 code::POINTLESS,
                 &at(&step.r#continue),
-                format!("`continue` is for `expect` and `upgrade`; `{}` expects nothing", here.word),
+                format!(
+                    "`continue` is for `expect` and `upgrade`; `{}` expects nothing",
+                    here.word
+                ),
             )
             .label("no effect")
             .help("leave it out");
@@ -336,6 +341,7 @@ impl Check<'_> {
             bandwidth,
             stress,
             fill,
+            read_only,
             corrupt,
             heal,
             wait,
@@ -375,6 +381,8 @@ impl Check<'_> {
             self.bound(here, bandwidth)
         } else if let Some(stress) = stress {
             self.stress(here, stress)
+        } else if let Some(read_only) = read_only {
+            self.read_only(here, read_only)
         } else if let Some(fill) = fill {
             self.fill(here, fill)
         } else if let Some(corrupt) = corrupt {
@@ -803,5 +811,9 @@ impl Check<'_> {
 
 /// `a` or `an`.
 fn article(word: &str) -> &'static str {
-    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
 }

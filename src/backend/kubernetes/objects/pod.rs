@@ -47,7 +47,7 @@ const GRACE: i64 = 2;
 const SECRET_MODE: i32 = 0o440;
 
 /// Where a volume of the node is, as its containers see it.
-pub(super) fn volume_path(volume: &str) -> PathBuf {
+pub(in crate::backend::kubernetes) fn volume_path(volume: &str) -> PathBuf {
     in_pod(&[DATA, volume])
 }
 
