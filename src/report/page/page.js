@@ -370,6 +370,18 @@
       y = first + (Math.max(...rows) + 1) * pitch + 6;
     }
 
+    // Which versions ran side by side.
+    const mixed = (report.mixed ?? []).filter((one) => inside(one.from_ms, one.to_ms ?? data.end));
+    if (mixed.length) {
+      const at = row(12, 8);
+      label("mixed versions", at + 10);
+      for (const one of mixed) {
+        const [a, b] = clip(one.from_ms, one.to_ms ?? data.end);
+        const words = `${one.versions.join(" beside ")}: ${moment(one.from_ms)} to ${one.to_ms === null ? "the end" : moment(one.to_ms)}`;
+        lanes.push(s("rect", { class: "mixed", x: a, width: Math.max(1.5, b - a), y: at, height: 12, tabindex: 0, role: "img", "aria-label": words }, title(words)));
+      }
+    }
+
     // Steps.
     const steps = report.steps.filter((step) => step.began_ms !== null && inside(step.began_ms, step.ended_ms ?? data.end));
     if (steps.length) {
@@ -529,6 +541,17 @@
     return section("faults", "Faults", table(["fault", "kind", "on", "asked at", "→ injected", "→ verified", "was on for", "revert → verified", "recovery"], rows, [3, 4, 5, 6, 7, 8]));
   }
 
+  function upgradeTable() {
+    const rows = (report.upgrades ?? []).flatMap((upgrade) => upgrade.nodes.map((one) => {
+      const after = (from, to) => from === null || to === null || from === undefined || to === undefined ? "–" : span(to - from);
+      const end = one.failed_ms !== null ? h("span", { class: "bad" }, `failed at ${moment(one.failed_ms)}`) : one.gated_ms !== null ? h("span", { class: "good" }, one.back ? "is back" : "passed its gate") : "–";
+      return [upgrade.id, one.node, `${one.from} → ${one.to}${one.back ? " (back)" : ""}`, moment(one.begun_ms), after(one.begun_ms, one.replaced_ms), after(one.replaced_ms, one.verified_ms), one.reports ?? "–", after(one.verified_ms, one.gated_ms), end];
+    }));
+    if (!rows.length) return null;
+    const mixed = (report.mixed ?? []).map((one) => h("p", {}, `${one.versions.join(" beside ")}: ${moment(one.from_ms)} to ${one.to_ms === null ? "the end" : moment(one.to_ms)}`));
+    return section("upgrades", "Upgrades", table(["upgrade", "node", "versions", "began", "→ replaced", "→ answers", "says it is", "→ gate", ""], rows, [3, 4, 5, 7]), mixed);
+  }
+
   function stepTable() {
     const rows = report.steps.map((step) => [String(step.index + 1), step.title,
       h("span", { class: step.state === "ok" ? "good" : step.state === "failed" ? "bad" : "warn" }, spaced(step.state)),
@@ -597,7 +620,7 @@
   }
 
   head();
-  document.getElementById("main").append(...[findings(), figure(), faultTable(), blocks(), stepTable(), nodes(), foot()].filter(Boolean));
+  document.getElementById("main").append(...[findings(), figure(), faultTable(), upgradeTable(), blocks(), stepTable(), nodes(), foot()].filter(Boolean));
   width = chart.clientWidth || width;
   draw();
 })();
