@@ -1,6 +1,6 @@
 //! The lives of the faults, what they amount to together, and what must not happen while they are on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Judge;
 use super::effects::{effect_of, forecast, sides, slack};
@@ -40,6 +40,8 @@ pub(super) struct Life {
     pub(super) kept: BTreeMap<usize, u64>,
     /// Others have taken the places of some of its targets, for whom it is over.
     pub(super) dropped: Option<Ms>,
+    /// These targets.
+    left: BTreeSet<usize>,
     /// Somebody began to end it.
     pub(super) ending: Option<Ms>,
     /// Of a batch of an upgrade: it has passed its gate, or was taken back.
@@ -158,6 +160,7 @@ impl Life {
             stuck: None,
             kept: BTreeMap::new(),
             dropped: None,
+            left: BTreeSet::new(),
             ending: None,
             gated: None,
             failed: None,
@@ -178,6 +181,11 @@ impl Life {
     /// Whether it is one more time of a fault and its effect is still to be seen.
     pub(super) const fn comes_again(&self) -> bool {
         self.again.is_some() && self.verified.is_none() && self.skipped.is_none() && !self.broken()
+    }
+
+    /// Whether it is on this node, once it is on.
+    fn holds(&self, node: usize) -> bool {
+        self.targets.contains(&node) && !self.left.contains(&node)
     }
 
     /// From the step's begin until a probe saw that it is gone.
@@ -327,7 +335,7 @@ impl Judge {
         let grace = self.grace();
         let life = &mut self.faults[at];
         if !resolved.is_empty() && state != FaultState::Dropped {
-            life.targets = resolved;
+            life.targets.clone_from(&resolved);
         }
         match state {
             FaultState::Planned => {
@@ -359,7 +367,10 @@ impl Judge {
             FaultState::Stronger => self.fault_broken(at, "infra/fault-stronger", detail),
             FaultState::RevertFailed => self.fault_broken(at, "infra/revert-failed", detail),
             FaultState::AlreadyEnded => {}
-            FaultState::Dropped => life.dropped = life.dropped.or(Some(now)),
+            FaultState::Dropped => {
+                life.dropped = life.dropped.or(Some(now));
+                life.left.extend(resolved);
+            }
             FaultState::Skipped => life.skipped = Some(detail.to_owned()),
         }
         // Whatever else happens, a fault that has a state was planned.
@@ -657,7 +668,7 @@ impl Judge {
         let life = &self.faults[at];
         let held = |node: &usize| {
             // A batch that has failed holds nobody: its nodes are on their way back, or are left as they are.
-            let holds = |life: &Life| life.declared() && life.failed.is_none() && life.targets.contains(node);
+            let holds = |life: &Life| life.declared() && life.failed.is_none() && life.holds(*node);
             let by = |(other, life): (usize, &Life)| other != at && holds(life);
             self.faults.iter().enumerate().any(by)
         };
@@ -763,7 +774,7 @@ impl Judge {
     /// Whether a declared fault is on the node now. A partition is one on those that it cuts off from the quorum.
     pub(super) fn under_fault(&self, i: usize) -> bool {
         let on_quorum_side = self.view.quorum_side.get(i).copied().unwrap_or(true);
-        let by = |life: &Life| life.declared() && life.targets.contains(&i) && !(life.is_partition() && on_quorum_side);
+        let by = |life: &Life| life.declared() && life.holds(i) && !(life.is_partition() && on_quorum_side);
         self.faults.iter().any(by)
     }
 }

@@ -205,6 +205,38 @@ fn a_halt_is_no_growth_anywhere() {
     assert!(report.faults[0].recovery_ms.is_some());
 }
 
+/// Who was dropped by a fault is held by it no longer, and can be seen to recover from another.
+#[test]
+fn a_node_that_was_dropped_recovers() {
+    for dropped in [false, true] {
+        let mut plan = plan(4);
+        let stress = crate::model::Stress {
+            cpu: 1,
+            ..crate::model::Stress::default()
+        };
+        let busy = plan.with_fault("busy", FaultKind::Stress(stress), &[2, 3], Lasts::UntilHealed);
+        let dead = plan.with_fault("dead", FaultKind::Kill, &[3], Lasts::For(Ms(1000)));
+        let of = "dead".to_owned();
+        let back = plan.with_expect(What::Recovery { of }, None, Window::Within(Ms(4000)));
+        let mut sim = Sim::up(&plan);
+        sim.run(1000);
+        sim.inject(busy);
+        sim.kill(dead, 3);
+        if dropped {
+            sim.push(Record::Fault {
+                id: "busy".to_owned(),
+                state: FaultState::Dropped,
+                targets: vec!["validator-3".to_owned()],
+                detail: "another pod".to_owned(),
+            });
+        }
+        sim.run(1000);
+        sim.restart("dead", 3);
+        let answer = sim.expect(back, 3000);
+        assert_eq!(matches!(answer, Answer::Met(_)), dropped, "{answer:?}");
+    }
+}
+
 #[test]
 fn growth_without_a_quorum_is_a_violation() {
     let (answer, report) = halt(true, None);

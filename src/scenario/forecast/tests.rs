@@ -709,6 +709,22 @@ fn what_is_dropped_is_possibly_on_from_the_replacement() {
         .heal(&["cut"])
         .progress(5, 30)
         .fine();
+    // Where all of its targets are replaced it is over, and can be seen to be.
+    let lone = |nodes: &[usize]| {
+        let isolate = FaultKind::Isolate {
+            plane: crate::model::Plane::P2p,
+        };
+        dropping(four().on("lone", isolate, nodes, HELD))
+    };
+    gone(lone(&[0])).recovery("lone", 20).fine();
+    gone(lone(&[0]))
+        .wait(10)
+        .kill("dead", &[1], HELD)
+        .recovery("gone", 20)
+        .fine();
+    gone(lone(&[0, 1]).halt("lone", 5))
+        .recovery("lone", 20)
+        .codes(&[(3, RECOVERY_IMPOSSIBLE)]);
     // The kill of a process leaves it its container.
     dropping(cut()).kill("dead", &[0], HELD).halt("cut", 5).fine();
     // What may come back any moment ends it at once, what has come back does not.

@@ -430,7 +430,9 @@ impl<'a> Timeline<'a> {
         let mut first = (FOREVER, FOREVER);
         for end in part.ends.iter().filter(|end| visible(end, view)) {
             let (point, plus) = end.latest;
-            first.1 = first.1.min(self.to_point(view, point).1 + plus);
+            if plus < FOREVER {
+                first.1 = first.1.min(self.to_point(view, point).1 + plus);
+            }
             first.0 = first.0.min(self.earliest(end, view).unwrap_or(FOREVER));
         }
         (first.0.min(first.1), first.1)
@@ -591,7 +593,8 @@ impl<'a> Timeline<'a> {
             .collect()
     }
 
-    /// The steps that may have others take the places of a fault's targets, with whom it is dropped: from then on it may be over, at no certain moment.
+    /// The steps that may have others take the places of a fault's targets, with whom it is dropped: from then on it may be over. It is for certain where all
+    /// its targets were seen to be replaced, which nobody sees of a machine that is off.
     fn dropped(&self, step: &Step, fault: &Fault) -> Vec<End> {
         if fault.on_restart == OnRestart::Reapply {
             return Vec::new();
@@ -605,18 +608,23 @@ impl<'a> Timeline<'a> {
             .plan
             .faults()
             .filter(|(at, other)| at.index != step.index && strikes(other));
-        let ends = ends.filter_map(|(at, _)| {
+        let ends = ends.filter_map(|(at, other)| {
             // What was replaced before is no concern, unless it is still to come.
             let before = at.index < step.index;
             if before && self.fault_on(at.index, View::before(step.index), 0) == On::Off {
                 return None;
             }
             let begin = if before { step.index } else { at.index };
+            let known = |targets: &Targets| matches!(targets, Targets::Nodes(_));
+            let struck = |name: &String| other.targets.nodes().contains(name);
+            let all = known(&other.targets) && fault.targets.nodes().iter().all(struck);
+            let seen = !before && all && !matches!(other.kind, FaultKind::Machine(_));
+            let over = (View::after(at.index).point, millis(SHORT_STEP));
             Some(End {
                 by: at.index.max(step.index),
                 why: EndsBy::Step,
                 earliest: Some((View::before(begin).point, 0)),
-                latest: never,
+                latest: if seen { over } else { never },
             })
         });
         ends.collect()

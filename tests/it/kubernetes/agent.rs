@@ -154,6 +154,17 @@ async fn cometbft_goes_on_through_narrow_links() {
 }
 
 #[tokio::test]
+async fn what_is_dropped_ends_with_the_pod() {
+    let Some(api) = cluster().await else { return };
+    let run = passes(&api, "dropped").await;
+    for id in ["rain", "cut"] {
+        let dropped = detail(&run, id, "dropped");
+        assert!(dropped.contains("validator-3"), "{dropped}");
+        println!("{id}: {dropped}; {}", detail(&run, id, "revert-verified"));
+    }
+}
+
+#[tokio::test]
 async fn only_the_links_that_are_named_are_narrow() {
     let Some(api) = cluster().await else { return };
     let steps = "[[steps]]\nid = \"slow\"\nbandwidth = { rate = \"10mbit\", between = [[\"validator-0\"], [\"validator-1\"]] }\n\
