@@ -563,6 +563,8 @@ pub enum Chain {
     Devnode,
     /// CometBFT.
     Cometbft,
+    /// Ethereum: geth with Clique.
+    Ethereum,
 }
 
 impl From<Chain> for ChainKind {
@@ -570,6 +572,7 @@ impl From<Chain> for ChainKind {
         match chain {
             Chain::Devnode => Self::Devnode,
             Chain::Cometbft => Self::Cometbft,
+            Chain::Ethereum => Self::Ethereum,
         }
     }
 }
