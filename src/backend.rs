@@ -737,17 +737,22 @@ pub enum RunState {
 }
 
 /// How links are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkLook {
     /// How long a new connection may take to bring its first byte.
     pub limit: Ms,
     /// Whether another is tried at the same time to the same node past what injects faults into links, for a comparison.
     pub past: bool,
+    /// What a new connection says first to these nodes, since they say nothing themselves before.
+    pub knocks: BTreeMap<NodeName, Vec<u8>>,
 }
 
 impl From<Ms> for LinkLook {
     fn from(limit: Ms) -> Self {
-        Self { limit, past: false }
+        Self {
+            limit,
+            ..Self::default()
+        }
     }
 }
 

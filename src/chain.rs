@@ -4,6 +4,7 @@
 
 pub mod cometbft;
 pub mod devnode;
+pub mod ethereum;
 mod keys;
 pub mod rpc;
 mod topology;
@@ -20,7 +21,7 @@ use crate::quorum::Engine;
 
 pub use cometbft::stand_ins;
 pub use keys::{ValidatorKey, validator_key};
-pub use tx::{load_tx, tx_bytes, tx_hash};
+pub use tx::{SENDERS, load_tx, send_load, tx_bytes, tx_hash};
 
 /// The port that the observer talks to.
 pub const RPC: &str = "rpc";
@@ -33,6 +34,7 @@ pub fn adapter(kind: ChainKind) -> &'static dyn ChainAdapter {
     match kind {
         ChainKind::Devnode => &devnode::Devnode,
         ChainKind::Cometbft => &cometbft::Cometbft,
+        ChainKind::Ethereum => &ethereum::Ethereum,
     }
 }
 
@@ -55,6 +57,11 @@ pub trait ChainAdapter: Send + Sync {
 
     /// The block interval asked for when the file says none.
     fn default_block_time(&self) -> Ms;
+
+    /// The interval between blocks is a multiple of this.
+    fn block_step(&self) -> Ms {
+        Ms(1)
+    }
 
     /// Checks configuration keys and values as far as they are known.
     ///
@@ -107,6 +114,8 @@ pub trait ChainAdapter: Send + Sync {
 pub enum Dialect {
     /// CometBFT's RPC, which the devnode speaks too.
     Comet,
+    /// Ethereum's JSON-RPC.
+    Eth,
 }
 
 /// What an adapter made of a plan.
@@ -116,7 +125,12 @@ pub struct Rendered {
     pub nodes: Vec<NodeSpec>,
     /// The consensus keys that do not come from the seed.
     pub keys: ForeignKeys,
+    /// What has to be said to a node at the port `p2p` before it answers; whoever is not here speaks first.
+    pub knocks: Knocks,
 }
+
+/// What has to be said to nodes before they answer.
+pub type Knocks = BTreeMap<NodeName, Vec<u8>>;
 
 /// Consensus keys that do not come from the seed, by node.
 pub type ForeignKeys = BTreeMap<NodeName, ValidatorKey>;
@@ -187,6 +201,60 @@ pub(crate) fn single(node: &Node, chain: &str, program: Program, args: Vec<Strin
         }],
         volumes: vec![HOME.into()],
         started: node.start == Start::Auto,
+    }
+}
+
+/// The program of a node's version: what the plan says of it, else what the chain knows. `usual` is its name in an image, `get` how to get it, where `{version}`
+/// and `{binary}` stand for those.
+pub(crate) fn program_of(
+    adapter: &dyn ChainAdapter,
+    plan: &Plan,
+    node: &Node,
+    usual: &str,
+    get: &str,
+) -> Result<Program, ChainError> {
+    let name = &node.version;
+    let own = adapter.version(name);
+    let hint = own.is_some().then(|| get.replace("{version}", name));
+    let known = own.unwrap_or_default();
+    let given = plan.versions.get(name).cloned().unwrap_or_default();
+    // What the plan leaves out of a version that it has was left out on purpose.
+    let stated = plan.versions.contains_key(name);
+    let binary = given.binary.or(known.binary.filter(|_| !stated));
+    let image = given.image.or(known.image.filter(|_| !stated));
+    if binary.is_none() && image.is_none() {
+        return Err(ChainError {
+            what: node.name.clone(),
+            why: format!(
+                "nothing says which program version {name} is; say `[versions.\"{name}\"] binary = \"/path/to/it\"`"
+            ),
+        });
+    }
+    let own = format!("`[versions.\"{name}\"] binary = \"/path/to/it\"` in the scenario names another program");
+    let hint = match hint {
+        Some(get) => format!(
+            "{}. Or: {own}",
+            get.replace("{binary}", binary.as_deref().unwrap_or(usual))
+        ),
+        None => own,
+    };
+    Ok(Program::Chain {
+        binary,
+        image,
+        program: given.program.unwrap_or_else(|| usual.into()),
+        hint,
+    })
+}
+
+/// Puts a value at `section.key` (or deeper) of a TOML document.
+pub(crate) fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
+    let Some((section, rest)) = key.split_once('.') else {
+        table.insert(key.to_owned(), value);
+        return;
+    };
+    let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
+    if let toml::Value::Table(inner) = entry {
+        insert(inner, rest, value);
     }
 }
 

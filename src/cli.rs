@@ -579,6 +579,8 @@ pub enum Chain {
     Devnode,
     /// CometBFT.
     Cometbft,
+    /// Ethereum: geth with Clique.
+    Ethereum,
 }
 
 impl From<Chain> for ChainKind {
@@ -586,6 +588,7 @@ impl From<Chain> for ChainKind {
         match chain {
             Chain::Devnode => Self::Devnode,
             Chain::Cometbft => Self::Cometbft,
+            Chain::Ethereum => Self::Ethereum,
         }
     }
 }

@@ -17,6 +17,7 @@ mod liveness;
 mod nodes;
 mod notes;
 mod rehearsal;
+mod tips;
 mod upgrade;
 mod verdict;
 
@@ -32,6 +33,7 @@ use self::expect::{LoadCounts, StepTrack, TxTrack};
 use self::faults::{Certain, Life, View};
 use self::nodes::{Heights, Track};
 use self::notes::{Draft, Notes};
+use self::tips::Tips;
 use self::upgrade::{Mixed, Moving};
 use crate::model::verdict::{Class, Finding, Report};
 use crate::model::{Action, Expect, Invariant, Ms, Plan, Start};
@@ -76,6 +78,8 @@ pub struct Judge {
     chain: Option<String>,
     blocks: Agreement,
     states: Agreement,
+    /// What may still be replaced.
+    tips: Tips,
     logs: BTreeMap<(String, usize), (Ms, String)>,
     txs: BTreeMap<String, TxTrack>,
     /// (when, by how much) polls came late.
@@ -147,6 +151,7 @@ impl Judge {
             chain: None,
             blocks: Agreement::new(nodes.len()),
             states: Agreement::new(nodes.len()),
+            tips: Tips::of(plan),
             logs: BTreeMap::new(),
             txs: BTreeMap::new(),
             late: VecDeque::new(),
@@ -307,10 +312,14 @@ impl Judge {
             Record::Headers { node, headers, .. } => {
                 let Some(i) = self.index(node) else { return };
                 for header in headers.iter().filter(|header| header.height > 0) {
-                    self.hash_given(i, header.height, &header.hash, Some(header));
+                    self.header_given(i, header);
                 }
             }
-            Record::AppState { node, height, hash, .. } => self.state_given(node, *height, hash),
+            Record::AppState { node, height, hash, .. } => {
+                if let Some(i) = self.index(node) {
+                    self.app_state_given(i, *height, hash);
+                }
+            }
             Record::Peers { node, count, .. } => {
                 if let Some(i) = self.index(node) {
                     self.nodes[i].peers = Some(*count);

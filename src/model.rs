@@ -169,6 +169,8 @@ pub enum ChainKind {
     Devnode,
     /// CometBFT with its built-in kvstore application.
     Cometbft,
+    /// Ethereum by geth, with the proof of authority of Clique.
+    Ethereum,
 }
 
 /// The network as the scenario describes it.

@@ -47,6 +47,8 @@ pub struct Config {
     pub patterns: Vec<Pattern>,
     /// Whose the validators are: node names by address (upper-case hex).
     pub validators: BTreeMap<String, NodeName>,
+    /// So many blocks below a node's tip may still be replaced: nothing is read of them but that there is a tip.
+    pub depth: u64,
 }
 
 /// In a network of so few nodes each is asked more often until its first answer, so that *ready* is not seen late.
@@ -155,6 +157,7 @@ async fn all(config: Config, client: &Client, output: Output, cancel: Cancellati
         timeout,
         patterns,
         validators,
+        depth,
     } = config;
     let mut tasks = JoinSet::new();
     let late = Arc::new(AtomicU64::new(0));
@@ -173,7 +176,13 @@ async fn all(config: Config, client: &Client, output: Output, cancel: Cancellati
         // Nodes are asked in turn rather than all at the same moment; many take a turn together, so that this process is woken less often.
         let offset = Ms(interval.0 * place / count / TURN.0 * TURN.0).duration();
         let rpc = client.node(target.endpoint, target.dialect, timeout);
-        let details = details::Details::new(target.node.clone(), rpc.clone(), validators.clone(), output.clone());
+        let details = details::Details::new(
+            target.node.clone(),
+            rpc.clone(),
+            validators.clone(),
+            depth,
+            output.clone(),
+        );
         tasks.spawn(until(cancel.clone(), details.run(receiver, pause, offset)));
         let poller = Poller {
             node: target.node,

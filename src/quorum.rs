@@ -28,6 +28,37 @@ pub enum Engine {
     },
 }
 
+impl Engine {
+    /// Whether every node that votes counts one, whatever its power.
+    #[must_use]
+    pub fn counts_heads(self) -> bool {
+        self != Self::Bft
+    }
+
+    /// So many blocks have to stand on a block before it counts as final, with so many nodes that vote; 0: at once.
+    ///
+    /// Clique: any ⌊n/2⌋+1 blocks in a row are by different sealers (EIP-225), so a majority has built on such a block; and sealers without a
+    /// majority make at most ⌊n/2⌋ blocks among themselves, so that nothing they do in a partition replaces it.
+    #[must_use]
+    pub fn depth(self, voting: usize) -> u64 {
+        match self {
+            Self::Bft | Self::Raft => 0,
+            Self::Clique => voting as u64 / 2 + 1,
+            Self::LongestChain { depth } => depth,
+        }
+    }
+
+    /// So many blocks may still appear after a cut, with so many nodes that vote: out of messages that were already under way, and those that sealers
+    /// may make without the others.
+    #[must_use]
+    pub fn slack(self, voting: usize) -> u64 {
+        match self {
+            Self::Bft | Self::Raft => 1,
+            Self::Clique | Self::LongestChain { .. } => self.depth(voting),
+        }
+    }
+}
+
 /// What the arithmetic says of a network under a set of effects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -298,7 +329,7 @@ struct Rule {
 
 impl Rule {
     fn of(net: &Net) -> Self {
-        let one_each = net.engine != Engine::Bft;
+        let one_each = net.engine.counts_heads();
         let weights: Vec<u64> = net
             .powers
             .iter()

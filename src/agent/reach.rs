@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::proxy::connect;
@@ -30,6 +30,8 @@ pub(crate) struct Way {
     pub(crate) address: SocketAddr,
     /// Where the dialled node itself listens, as `host:port`, if the way past the injector is looked at too.
     pub(crate) past: Option<String>,
+    /// What the dialled node has to be told before it says anything.
+    pub(crate) knock: Vec<u8>,
     /// Where the dialled node's end can be seen too: the address at which it listens, and that from which the dialling one comes there.
     pub(crate) accepts: Option<(SocketAddr, IpAddr)>,
 }
@@ -61,14 +63,18 @@ pub(crate) async fn links(ways: Vec<Way>, source: Source, limit: Ms) -> Result<V
             None => (None, None),
         };
         let Way {
-            link, address, past, ..
+            link,
+            address,
+            past,
+            knock,
+            ..
         } = way;
         async move {
             let past = async {
                 let past = tokio::net::lookup_host(past?).await.ok()?.next()?;
-                first_byte(past, source(past), limit).await
+                first_byte(past, source(past), &knock, limit).await
             };
-            let (first_byte, past) = tokio::join!(first_byte(address, source(address), limit), past);
+            let (first_byte, past) = tokio::join!(first_byte(address, source(address), &knock, limit), past);
             LinkEvidence {
                 link,
                 first_byte,
@@ -95,11 +101,12 @@ fn accepted(all: &[Connection], (listener, from): (SocketAddr, IpAddr)) -> BTree
     here.map(|one| (one.remote.port(), one.received)).collect()
 }
 
-/// The time until a new connection brings its first byte.
-async fn first_byte(address: SocketAddr, source: Option<IpAddr>, limit: Ms) -> Option<Ms> {
+/// The time until a new connection, over which this is said first, brings its first byte.
+async fn first_byte(address: SocketAddr, source: Option<IpAddr>, knock: &[u8], limit: Ms) -> Option<Ms> {
     let began = Instant::now();
     let wait = async {
         let mut stream = connect(address, source).await?;
+        stream.write_all(knock).await?;
         stream.read_u8().await
     };
     // Refused, ended or silent: for the question whether bytes come over the link, it is all the same.
@@ -125,7 +132,6 @@ fn connections(source: Source) -> Option<Vec<Connection>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
     use tokio::net::TcpSocket;
 
     #[tokio::test]
@@ -141,6 +147,7 @@ mod tests {
             link,
             address,
             past: Some(address.to_string()),
+            knock: b"?".to_vec(),
             accepts: Some((address, address.ip())),
         };
         let look = async |limit| links(vec![way.clone()], |_| None, limit).await.unwrap();
@@ -162,8 +169,13 @@ mod tests {
             // The look above was accepted by the kernel; it is gone by now, and greeting it is in vain.
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                drop(stream.write_all(b"x").await);
-                tokio::spawn(async move { stream.read_u8().await });
+                tokio::spawn(async move {
+                    // It speaks to nobody who has not knocked.
+                    if matches!(stream.read_u8().await, Ok(b'?')) {
+                        drop(stream.write_all(b"x").await);
+                    }
+                    stream.read_u8().await
+                });
             }
         });
         let loud = look(Ms::secs(20)).await;

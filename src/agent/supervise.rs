@@ -404,7 +404,7 @@ impl Supervisor {
             Ask::Volume => return self.look_at_volume(from),
             Ask::Digests(pattern) => return self.look_at_files(from, pattern),
             Ask::State => return self.look_at_process(from),
-            Ask::Probe { links, look } => return self.look_at_links(from, &links, look),
+            Ask::Probe { links, look } => return self.look_at_links(from, &links, &look),
             Ask::Listen => return self.pass_on(from, Question::Listen),
             Ask::Send { to, sender, volley } => return self.pass_on(from, Question::Send { to, sender, volley }),
             Ask::Heard { port } => return self.pass_on(from, Question::Heard { port }),
@@ -844,7 +844,7 @@ impl Supervisor {
         });
     }
 
-    fn look_at_links(&self, from: Asker, wanted: &[LinkId], look: LinkLook) {
+    fn look_at_links(&self, from: Asker, wanted: &[LinkId], look: &LinkLook) {
         let mut links = Vec::with_capacity(wanted.len());
         for id in wanted {
             match self.spec.links.iter().find(|link| link.link == *id) {
@@ -852,6 +852,7 @@ impl Supervisor {
                     link: id.clone(),
                     address: link.listen,
                     past: look.past.then(|| format!("{}:{}", link.host, link.port)),
+                    knock: look.knocks.get(&id.to).cloned().unwrap_or_default(),
                     accepts: None,
                 }),
                 None => return self.answer(from, Err(self.unknown(id))),

@@ -454,8 +454,8 @@ impl Kubernetes {
         links: Vec<LinkId>,
         look: LinkLook,
     ) -> Result<Vec<LinkEvidence>, Trouble> {
-        let ask = Ask::Probe { links, look };
-        match control.ask(ask, look.limit.duration() + PROMPT).await? {
+        let limit = look.limit.duration() + PROMPT;
+        match control.ask(Ask::Probe { links, look }, limit).await? {
             Reply::Links(evidence) => Ok(evidence),
             other => Err(nonsense(node, &other)),
         }
@@ -592,7 +592,7 @@ impl Kubernetes {
                     .cloned()
                     .collect();
                 if !own.is_empty() {
-                    looks.push(self.probe_own(name, control, own, look));
+                    looks.push(self.probe_own(name, control, own, look.clone()));
                 }
             }
         }

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use super::keys::{Key, Purpose};
 use super::{
     ChainAdapter, ChainError, ConfigProblem, Dialect, ForeignKeys, GENESIS_TIME, HOME, P2P, RPC, Rendered,
-    ValidatorKey, addresses_of, chain_id, comet_ports, dialled, genesis_validators, home, json_file, listen, tolerated,
-    topology, validator_key,
+    ValidatorKey, addresses_of, chain_id, comet_ports, dialled, genesis_validators, home, insert, json_file, listen,
+    program_of, tolerated, topology, validator_key,
 };
 use crate::backend::{
     Addresses, Component, File, Job, JobOutput, NodeAddresses, NodeSpec, Place, Port, Program, SOCKETS, Write,
@@ -199,6 +199,7 @@ impl ChainAdapter for Cometbft {
         Ok(Rendered {
             nodes: nodes.collect::<Result<_, _>>()?,
             keys,
+            ..Rendered::default()
         })
     }
 }
@@ -407,37 +408,8 @@ fn user(plan: &Plan, node: &Node) -> Option<u32> {
 }
 
 fn program(plan: &Plan, node: &Node) -> Result<Program, ChainError> {
-    let name = &node.version;
-    let known = Cometbft.version(name).unwrap_or_default();
-    let given = plan.versions.get(name).cloned().unwrap_or_default();
-    // What the plan leaves out of a version that it has was left out on purpose.
-    let stated = plan.versions.contains_key(name);
-    let binary = given.binary.or(known.binary.filter(|_| !stated));
-    let image = given.image.or(known.image.filter(|_| !stated));
-    if binary.is_none() && image.is_none() {
-        return Err(ChainError {
-            what: node.name.clone(),
-            why: format!(
-                "nothing says which program version {name} is; say `[versions.\"{name}\"] binary = \"/path/to/it\"`"
-            ),
-        });
-    }
-    let own = format!("`[versions.\"{name}\"] binary = \"/path/to/it\"` in the scenario names another program");
-    let hint = if Family::of(name).is_some() {
-        format!(
-            "`go install github.com/cometbft/cometbft/cmd/cometbft@v{name}` makes a program `cometbft`; put it on PATH as `{}`. \
-             Or: {own}",
-            binary.as_deref().unwrap_or("cometbft"),
-        )
-    } else {
-        own
-    };
-    Ok(Program::Chain {
-        binary,
-        image,
-        program: given.program.unwrap_or_else(|| "cometbft".into()),
-        hint,
-    })
+    let get = "`go install github.com/cometbft/cometbft/cmd/cometbft@v{version}` makes a program `cometbft`; put it on PATH as `{binary}`";
+    program_of(&Cometbft, plan, node, "cometbft", get)
 }
 
 fn private(key: &Key) -> Value {
@@ -529,18 +501,6 @@ fn config_toml(plan: &Plan, addresses: &Addresses, index: usize, node: &Node) ->
         what: format!("the configuration of {}", node.name),
         why: error.to_string(),
     })
-}
-
-/// Puts a value at `section.key` (or deeper).
-fn insert(table: &mut toml::Table, key: &str, value: toml::Value) {
-    let Some((section, rest)) = key.split_once('.') else {
-        table.insert(key.to_owned(), value);
-        return;
-    };
-    let entry = table.entry(section).or_insert_with(|| toml::Table::new().into());
-    if let toml::Value::Table(inner) = entry {
-        insert(inner, rest, value);
-    }
 }
 
 #[cfg(test)]

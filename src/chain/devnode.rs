@@ -127,6 +127,7 @@ impl ChainAdapter for Devnode {
         Ok(Rendered {
             nodes: nodes.collect::<Result<_, _>>()?,
             keys: ForeignKeys::new(),
+            ..Rendered::default()
         })
     }
 }

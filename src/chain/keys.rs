@@ -1,28 +1,32 @@
-//! Keys of nodes, made from the run's seed: ed25519, in the forms that CometBFT and the devnode share.
+//! Keys of nodes, made from the run's seed: ed25519, in the forms that CometBFT and the devnode share. What Ethereum makes of the same
+//! secrets is in [`ethereum`].
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::SigningKey;
 use sha2::{Digest, Sha256};
 
-use super::ForeignKeys;
-use crate::model::Plan;
+use super::{ForeignKeys, ethereum};
+use crate::model::{ChainKind, Plan};
 
 /// The public half of a node's consensus key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidatorKey {
-    /// The 32 bytes of the key in base64.
+    /// An ed25519 key in base64; on Ethereum, where only the address counts, the address.
     pub public: String,
-    /// The first 20 bytes of the key's SHA-256, upper-case hex.
+    /// Upper-case hex: the first 20 bytes of an ed25519 key's SHA-256, or the account of a sealer.
     pub address: String,
 }
 
 /// The consensus key of a node, whether or not it is a validator yet; `None` if the plan has no such node. Unless it is among `foreign`, it
-/// is the same on both chains, and depends on the seed and the name alone.
+/// depends on the kind of key, the seed and the name alone.
 #[must_use]
 pub fn validator_key(plan: &Plan, foreign: &ForeignKeys, node: &str) -> Option<ValidatorKey> {
     plan.node_index(node)?;
-    let own = || Key::derive(plan.seed, Purpose::Validator, node).validator();
+    let own = || match plan.network.chain {
+        ChainKind::Ethereum => ethereum::sealer(plan.seed, node),
+        ChainKind::Devnode | ChainKind::Cometbft => Key::derive(plan.seed, Purpose::Validator, node).validator(),
+    };
     Some(foreign.get(node).cloned().unwrap_or_else(own))
 }
 
@@ -45,6 +49,25 @@ pub(crate) enum Purpose {
     Validator,
     /// Identifies the node to its peers.
     Node,
+    /// Sends transactions; not of a node, but of a step.
+    Account,
+}
+
+/// The secret of a run for one purpose: a SHA-256 over the run's seed, the purpose and the name of whose it is, so that no two nodes, purposes or runs share
+/// one.
+pub(crate) fn secret(seed: u64, purpose: Purpose, name: &str) -> [u8; 32] {
+    let purpose: &[u8] = match purpose {
+        Purpose::Validator => b"validator",
+        Purpose::Node => b"node",
+        Purpose::Account => b"account",
+    };
+    let mut hash = Sha256::new();
+    hash.update(b"trialnet key 1\0");
+    hash.update(seed.to_be_bytes());
+    hash.update(purpose);
+    hash.update([0]);
+    hash.update(name.as_bytes());
+    hash.finalize().into()
 }
 
 /// A key pair.
@@ -52,20 +75,9 @@ pub(crate) enum Purpose {
 pub(crate) struct Key(SigningKey);
 
 impl Key {
-    /// The key of a node in a run: its ed25519 seed is a SHA-256 over the run's seed, the purpose and the name, so that no two
-    /// nodes, purposes or runs share one.
+    /// The key of a node in a run.
     pub(crate) fn derive(seed: u64, purpose: Purpose, node: &str) -> Self {
-        let purpose: &[u8] = match purpose {
-            Purpose::Validator => b"validator",
-            Purpose::Node => b"node",
-        };
-        let mut hash = Sha256::new();
-        hash.update(b"trialnet key 1\0");
-        hash.update(seed.to_be_bytes());
-        hash.update(purpose);
-        hash.update([0]);
-        hash.update(node.as_bytes());
-        Self::from_seed(hash.finalize().into())
+        Self::from_seed(secret(seed, purpose, node))
     }
 
     /// The key with this ed25519 seed.

@@ -1,17 +1,18 @@
-//! A client for the RPC of a node: CometBFT's dialect (0.37, 0.38, 1.0), which the devnode speaks too.
+//! A client for the RPC of a node, in the dialect of its chain: [`comet`] or [`eth`].
 //!
 //! Whatever a node answers, the worst that comes out is an [`RpcError`]: bodies are bounded, redirects are not followed, numbers may
 //! be numbers or strings, and nothing waits longer than the client's limit.
+
+mod comet;
+mod eth;
 
 use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::de::{DeserializeOwned, Unexpected, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::Dialect;
 use crate::backend::{Endpoint, Tunnel};
@@ -23,10 +24,6 @@ pub const MAX_BODY: usize = 8 * 1024 * 1024;
 
 /// The most headers that one request gives.
 pub const MAX_HEADERS: u64 = 20;
-
-/// Validators on a page of `/validators`, and the most pages that are read.
-const PAGE: usize = 100;
-const MAX_PAGES: usize = 100;
 
 /// The connections to all nodes: made once in a run, and cheap to clone.
 #[derive(Clone, Debug)]
@@ -43,6 +40,7 @@ pub struct Rpc {
     client: reqwest::Client,
     /// Makes a connection for each question.
     own: reqwest::Client,
+    dialect: Dialect,
     base: reqwest::Url,
     status: reqwest::Url,
     limit: Duration,
@@ -71,7 +69,7 @@ pub enum RpcError {
     },
 }
 
-/// What `/status` says.
+/// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The latest height; 0 before the first block.
@@ -90,12 +88,12 @@ pub struct Status {
     pub moniker: String,
 }
 
-/// What `/net_info` says.
+/// Whom a node is connected with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peers {
     /// How many.
     pub count: u64,
-    /// Their names (monikers), sorted.
+    /// Their names, sorted.
     pub names: Vec<String>,
 }
 
@@ -113,7 +111,7 @@ pub struct ValidatorSet {
 pub struct Validator {
     /// Upper-case hex.
     pub address: String,
-    /// The public key in base64.
+    /// The public key in base64; where the chain names its validators by their addresses only, the address.
     pub key: String,
     /// Its voting power.
     pub power: u64,
@@ -146,6 +144,8 @@ pub struct Committed {
     pub height: u64,
     /// The application's result code; 0 is success.
     pub code: u64,
+    /// How many blocks the node has above that one, where blocks are final by their depth; 0 elsewhere.
+    pub above: u64,
 }
 
 impl Client {
@@ -163,7 +163,6 @@ impl Client {
     /// Talks to the node whose RPC is at this endpoint; no request takes longer than `limit`.
     #[must_use]
     pub fn node(&self, endpoint: impl Into<Endpoint>, dialect: Dialect, limit: Ms) -> Rpc {
-        let Dialect::Comet = dialect;
         let Endpoint { address, tunnel } = endpoint.into();
         let base: reqwest::Url = format!("http://{address}/")
             .parse()
@@ -173,6 +172,7 @@ impl Client {
         Rpc {
             client: self.kept.clone(),
             own: self.own.clone(),
+            dialect,
             base,
             status,
             limit: limit.duration(),
@@ -233,129 +233,59 @@ impl Rpc {
     /// # Errors
     /// See [`RpcError`]; so for all methods.
     pub async fn status(&self) -> Result<Status, RpcError> {
-        let StatusResult {
-            node_info,
-            sync_info: sync,
-        } = self.call(self.status.clone()).await?;
-        Ok(Status {
-            height: sync.latest_block_height,
-            hash: upper(sync.latest_block_hash)?,
-            earliest: sync.earliest_block_height,
-            catching_up: sync.catching_up,
-            version: short(node_info.version),
-            chain: short(node_info.network),
-            moniker: short(node_info.moniker),
-        })
+        match self.dialect {
+            Dialect::Comet => comet::status(self).await,
+            Dialect::Eth => eth::status(self).await,
+        }
     }
 
     /// The headers from `from` to `to`, ascending: at most [`MAX_HEADERS`], the highest of them, and only those that the node has.
     pub async fn headers(&self, from: u64, to: u64) -> Result<Vec<Header>, RpcError> {
-        let url = self.url(
-            "blockchain",
-            &[("minHeight", from.to_string()), ("maxHeight", to.to_string())],
-        );
-        let result: BlockchainResult = self.call(url).await?;
-        let mut headers = Vec::with_capacity(result.block_metas.len());
-        for BlockMeta { block_id, header } in result.block_metas {
-            if !(from..=to).contains(&header.height) {
-                return Err(RpcError::garbage(format!(
-                    "asked for the headers {from} to {to}, and got that of {}",
-                    header.height
-                )));
-            }
-            headers.push(Header {
-                height: header.height,
-                hash: upper(block_id.hash)?,
-                parent: upper(header.last_block_id.hash)?,
-                time: short(header.time),
-            });
+        match self.dialect {
+            Dialect::Comet => comet::headers(self, from, to).await,
+            Dialect::Eth => eth::headers(self, from, to).await,
         }
-        headers.sort_by_key(|header| header.height);
-        Ok(headers)
     }
 
-    /// The application's state after the block of this height, upper-case hex; `None` from versions whose `/block_results` does not
-    /// have it (before CometBFT 0.38): there [`Self::abci_info`] is all there is.
+    /// The application's state after the block of this height, upper-case hex; `None` from programs that do not keep it for heights
+    /// (CometBFT before 0.38): there [`Self::abci_info`] is all there is.
     pub async fn app_state(&self, height: u64) -> Result<Option<String>, RpcError> {
-        let url = self.url("block_results", &[("height", height.to_string())]);
-        let result: BlockResults = self.call(url).await?;
-        if result.height != height {
-            return Err(RpcError::garbage(format!(
-                "asked for the results of height {height}, and got those of {}",
-                result.height
-            )));
+        match self.dialect {
+            Dialect::Comet => comet::app_state(self, height).await,
+            Dialect::Eth => eth::app_state(self, height).await.map(Some),
         }
-        result.app_hash.map(bytes_as_hex).transpose()
     }
 
     /// What the application says of its own height and state.
     pub async fn abci_info(&self) -> Result<AbciInfo, RpcError> {
-        let InfoResult { response } = self.call(self.url("abci_info", &[])).await?;
-        Ok(AbciInfo {
-            height: response.last_block_height,
-            app_hash: bytes_as_hex(response.last_block_app_hash)?,
-        })
+        match self.dialect {
+            Dialect::Comet => comet::abci_info(self).await,
+            Dialect::Eth => Err(no_such("abci_info")),
+        }
     }
 
     /// The node's peers.
     pub async fn peers(&self) -> Result<Peers, RpcError> {
-        let result: NetInfo = self.call(self.url("net_info", &[])).await?;
-        let mut names: Vec<String> = result
-            .peers
-            .into_iter()
-            .map(|peer| short(peer.node_info.moniker))
-            .collect();
-        names.sort();
-        Ok(Peers {
-            count: result.n_peers,
-            names,
-        })
+        match self.dialect {
+            Dialect::Comet => comet::peers(self).await,
+            Dialect::Eth => eth::peers(self).await,
+        }
     }
 
     /// The validator set at a height; `None`: the latest that the node knows.
     pub async fn validators(&self, height: Option<u64>) -> Result<ValidatorSet, RpcError> {
-        let mut set = ValidatorSet {
-            height: height.unwrap_or(0),
-            validators: Vec::new(),
-        };
-        let mut at = height;
-        for page in 1..=MAX_PAGES {
-            let mut query = vec![("page", page.to_string()), ("per_page", PAGE.to_string())];
-            query.extend(at.map(|height| ("height", height.to_string())));
-            let result: ValidatorsResult = self.call(self.url("validators", &query)).await?;
-            // The further pages have to be of the same set.
-            at = Some(result.block_height);
-            set.height = result.block_height;
-            let last = result.validators.len() < PAGE;
-            for validator in result.validators {
-                set.validators.push(Validator {
-                    address: upper(validator.address)?,
-                    key: short(validator.pub_key.value),
-                    power: validator.voting_power,
-                });
-            }
-            if last || set.validators.len() as u64 >= result.total {
-                break;
-            }
+        match self.dialect {
+            Dialect::Comet => comet::validators(self, height).await,
+            Dialect::Eth => eth::validators(self, height).await,
         }
-        Ok(set)
     }
 
     /// Who proposes in the round that the node is in.
     pub async fn leader(&self) -> Result<Leader, RpcError> {
-        let ConsensusState { round_state } = self.call(self.url("consensus_state", &[])).await?;
-        let mut numbers = round_state.at.splitn(3, '/').map(str::parse);
-        let (Some(Ok(height)), Some(Ok(round))) = (numbers.next(), numbers.next()) else {
-            return Err(RpcError::garbage(format!(
-                "expected height/round/step, got `{}`",
-                short(round_state.at)
-            )));
-        };
-        Ok(Leader {
-            height,
-            round,
-            address: upper(round_state.proposer.address)?,
-        })
+        match self.dialect {
+            Dialect::Comet => comet::leader(self).await,
+            Dialect::Eth => eth::leader(self).await,
+        }
     }
 
     /// Hands a transaction to the node; returns its hash (upper-case hex) once the node's own check has taken it.
@@ -363,67 +293,51 @@ impl Rpc {
     /// # Errors
     /// [`RpcError::Refused`] when the check did not.
     pub async fn send_tx(&self, bytes: &[u8]) -> Result<String, RpcError> {
-        let body = serde_json::json!({
-            "jsonrpc": "2.0",
-            "id": 1,
-            "method": "broadcast_tx_sync",
-            "params": { "tx": BASE64.encode(bytes) },
-        });
-        let request = self.client.post(self.base.clone()).json(&body);
-        let Broadcast { code, log, hash } = self.limited(request).await?;
-        if code == 0 {
-            return upper(hash);
+        match self.dialect {
+            Dialect::Comet => comet::send_tx(self, bytes).await,
+            Dialect::Eth => eth::send_tx(self, bytes).await,
         }
-        Err(RpcError::Refused {
-            code: i64::try_from(code).unwrap_or(i64::MAX),
-            words: if log.is_empty() {
-                "no reason given".into()
-            } else {
-                short(log)
-            },
-        })
     }
 
     /// Looks for a committed transaction by its hash; `None`: the node knows none.
     pub async fn tx(&self, hash: &str) -> Result<Option<Committed>, RpcError> {
-        match self.call(self.url("tx", &[("hash", format!("0x{hash}"))])).await {
-            Ok(TxResult { height, tx_result }) => Ok(Some(Committed {
-                height,
-                code: tx_result.code,
-            })),
-            Err(RpcError::Refused { words, .. }) if words.contains("not found") => Ok(None),
-            Err(error) => Err(error),
+        match self.dialect {
+            Dialect::Comet => comet::tx(self, hash).await,
+            Dialect::Eth => eth::tx(self, hash).await,
+        }
+    }
+
+    /// How many transactions of this account (40 digits in hex) the node knows, those that wait included: the number of the next.
+    pub async fn nonce(&self, account: &str) -> Result<u64, RpcError> {
+        match self.dialect {
+            Dialect::Comet => Err(no_such("nonce")),
+            Dialect::Eth => eth::nonce(self, account).await,
         }
     }
 
     /// Tells a devnode to misbehave, in its own words.
     pub async fn misbehave(&self, spec: &str) -> Result<(), RpcError> {
-        self.call(self.url("misbehave", &[("spec", format!("\"{spec}\""))]))
-            .await
-            .map(|_: serde::de::IgnoredAny| ())
+        match self.dialect {
+            Dialect::Comet => comet::misbehave(self, spec).await,
+            Dialect::Eth => Err(no_such("misbehave")),
+        }
     }
 
     /// Tells a devnode to behave from now on.
     pub async fn behave(&self) -> Result<(), RpcError> {
-        self.call(self.url("behave", &[]))
-            .await
-            .map(|_: serde::de::IgnoredAny| ())
-    }
-
-    fn url(&self, path: &str, query: &[(&str, String)]) -> reqwest::Url {
-        let mut url = self.base.clone();
-        url.set_path(path);
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
+        match self.dialect {
+            Dialect::Comet => comet::behave(self).await,
+            Dialect::Eth => Err(no_such("behave")),
         }
-        url
     }
 
-    async fn call<T: DeserializeOwned>(&self, url: reqwest::Url) -> Result<T, RpcError> {
-        self.limited(self.client.get(url)).await
-    }
-
+    /// The result of one request.
     async fn limited<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, RpcError> {
+        parse(&self.body(request).await?)
+    }
+
+    /// The body of the answer to one request, within the limit.
+    async fn body(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, RpcError> {
         let fetched = tokio::time::timeout(self.limit, fetch(request)).await;
         let fetched = fetched.unwrap_or_else(|_| {
             Err(RpcError::Silent {
@@ -431,7 +345,7 @@ impl Rpc {
                 detail: format!("no answer within {}", Ms::from(self.limit)),
             })
         });
-        parse(&fetched.map_err(|error| self.blame(error))?)
+        fetched.map_err(|error| self.blame(error))
     }
 
     /// Where a tunnel leads to the node, it knows better than a broken connection on this machine what went wrong.
@@ -468,29 +382,23 @@ async fn fetch(request: reqwest::RequestBuilder) -> Result<Vec<u8>, RpcError> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, RpcError> {
-    let envelope: Envelope<T> = serde_json::from_slice(body).map_err(|error| {
-        let start = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
-        RpcError::garbage(format!(
-            "{error}, in an answer that starts with `{}`",
-            start.escape_debug()
-        ))
-    })?;
-    match envelope {
-        Envelope { error: Some(error), .. } => {
-            let mut words = error.message;
-            if let Some(data) = error.data {
-                words.push_str(": ");
-                words.push_str(&data);
-            }
-            Err(RpcError::Refused {
-                code: error.code,
-                words: short(words),
-            })
-        }
-        Envelope {
-            result: Some(result), ..
-        } => Ok(result),
-        Envelope { .. } => Err(RpcError::garbage("an answer with neither result nor error")),
+    let envelope: Envelope<T> = serde_json::from_slice(body).map_err(|error| unreadable(body, &error))?;
+    envelope.open()
+}
+
+fn unreadable(body: &[u8], error: &serde_json::Error) -> RpcError {
+    let start = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+    RpcError::garbage(format!(
+        "{error}, in an answer that starts with `{}`",
+        start.escape_debug()
+    ))
+}
+
+/// What is asked of a node whose dialect has no words for it.
+fn no_such(what: &str) -> RpcError {
+    RpcError::Refused {
+        code: -32601,
+        words: format!("this chain's RPC has no {what}"),
     }
 }
 
@@ -526,18 +434,6 @@ fn upper(mut text: String) -> Result<String, RpcError> {
     Ok(text)
 }
 
-/// Bytes as upper-case hex. CometBFT writes them in base64; a SHA-256 or address in hex is taken too (as base64 it would have a
-/// length that no hash has).
-fn bytes_as_hex(text: String) -> Result<String, RpcError> {
-    if matches!(text.len(), 40 | 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return upper(text);
-    }
-    BASE64
-        .decode(&text)
-        .map(hex::encode_upper)
-        .map_err(|error| RpcError::garbage(format!("`{}` is no base64: {error}", short(text))))
-}
-
 /// At most 400 characters: what a node says is kept in records.
 fn short(mut text: String) -> String {
     if let Some((end, _)) = text.char_indices().nth(400) {
@@ -546,6 +442,7 @@ fn short(mut text: String) -> String {
     text
 }
 
+/// What JSON-RPC wraps around a result.
 #[derive(Deserialize)]
 struct Envelope<T> {
     result: Option<T>,
@@ -561,184 +458,28 @@ struct NodeError {
     data: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct StatusResult {
-    node_info: NodeInfo,
-    sync_info: SyncInfo,
-}
-
-#[derive(Deserialize)]
-struct NodeInfo {
-    #[serde(default)]
-    network: String,
-    #[serde(default)]
-    version: String,
-    #[serde(default)]
-    moniker: String,
-}
-
-#[derive(Deserialize)]
-struct SyncInfo {
-    latest_block_hash: String,
-    #[serde(deserialize_with = "number")]
-    latest_block_height: u64,
-    #[serde(default, deserialize_with = "number")]
-    earliest_block_height: u64,
-    catching_up: bool,
-}
-
-#[derive(Deserialize)]
-struct BlockchainResult {
-    #[serde(deserialize_with = "nullable")]
-    block_metas: Vec<BlockMeta>,
-}
-
-#[derive(Deserialize)]
-struct BlockMeta {
-    block_id: BlockId,
-    header: BlockHeader,
-}
-
-#[derive(Deserialize)]
-struct BlockId {
-    hash: String,
-}
-
-#[derive(Deserialize)]
-struct BlockHeader {
-    #[serde(deserialize_with = "number")]
-    height: u64,
-    time: String,
-    last_block_id: BlockId,
-}
-
-#[derive(Deserialize)]
-struct BlockResults {
-    #[serde(deserialize_with = "number")]
-    height: u64,
-    app_hash: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct InfoResult {
-    response: InfoResponse,
-}
-
-/// Go leaves out what is zero or empty: before the first block neither member is there.
-#[derive(Deserialize)]
-struct InfoResponse {
-    #[serde(default, deserialize_with = "number")]
-    last_block_height: u64,
-    #[serde(default, deserialize_with = "nullable")]
-    last_block_app_hash: String,
-}
-
-#[derive(Deserialize)]
-struct NetInfo {
-    #[serde(deserialize_with = "number")]
-    n_peers: u64,
-    #[serde(default, deserialize_with = "nullable")]
-    peers: Vec<Peer>,
-}
-
-#[derive(Deserialize)]
-struct Peer {
-    node_info: NodeInfo,
-}
-
-#[derive(Deserialize)]
-struct ValidatorsResult {
-    #[serde(deserialize_with = "number")]
-    block_height: u64,
-    #[serde(deserialize_with = "nullable")]
-    validators: Vec<ValidatorInfo>,
-    #[serde(deserialize_with = "number")]
-    total: u64,
-}
-
-#[derive(Deserialize)]
-struct ValidatorInfo {
-    address: String,
-    pub_key: PubKey,
-    #[serde(deserialize_with = "number")]
-    voting_power: u64,
-}
-
-#[derive(Deserialize)]
-struct PubKey {
-    value: String,
-}
-
-#[derive(Deserialize)]
-struct ConsensusState {
-    round_state: RoundState,
-}
-
-#[derive(Deserialize)]
-struct RoundState {
-    #[serde(rename = "height/round/step")]
-    at: String,
-    proposer: Proposer,
-}
-
-#[derive(Deserialize)]
-struct Proposer {
-    address: String,
-}
-
-#[derive(Deserialize)]
-struct Broadcast {
-    #[serde(deserialize_with = "number")]
-    code: u64,
-    #[serde(default)]
-    log: String,
-    hash: String,
-}
-
-#[derive(Deserialize)]
-struct TxResult {
-    #[serde(deserialize_with = "number")]
-    height: u64,
-    tx_result: ExecResult,
-}
-
-#[derive(Deserialize)]
-struct ExecResult {
-    #[serde(default, deserialize_with = "number")]
-    code: u64,
-}
-
-/// A number that may be written as a string: Go writes 64-bit integers so.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    struct Number;
-    impl Visitor<'_> for Number {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a number that is not negative, or one in a string")
-        }
-
-        fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<u64, E> {
-            Ok(value)
-        }
-
-        fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<u64, E> {
-            u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
-        }
-
-        fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<u64, E> {
-            value
-                .parse()
-                .map_err(|_| E::invalid_value(Unexpected::Str(&short(value.to_owned())), &self))
+impl<T> Envelope<T> {
+    fn open(self) -> Result<T, RpcError> {
+        match self {
+            Self { error: Some(error), .. } => Err(error.into()),
+            Self {
+                result: Some(result), ..
+            } => Ok(result),
+            Self { .. } => Err(RpcError::garbage("an answer with neither result nor error")),
         }
     }
-    deserializer.deserialize_any(Number)
 }
 
-/// Go writes empty lists as `null`.
-fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
-    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+impl From<NodeError> for RpcError {
+    fn from(error: NodeError) -> Self {
+        let mut words = error.message;
+        if let Some(data) = error.data {
+            words.push_str(": ");
+            words.push_str(&data);
+        }
+        Self::Refused {
+            code: error.code,
+            words: short(words),
+        }
+    }
 }
-
-#[cfg(test)]
-mod tests;

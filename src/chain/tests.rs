@@ -1,4 +1,4 @@
-//! What the tests of the adapters share, and what holds for both.
+//! What the tests of the adapters share, and what holds for all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -97,7 +97,7 @@ pub(crate) fn addresses(plan: &Plan) -> Addresses {
 
 #[test]
 fn rendering_is_deterministic_and_depends_on_the_seed() {
-    for chain in [ChainKind::Devnode, ChainKind::Cometbft] {
+    for chain in [ChainKind::Devnode, ChainKind::Cometbft, ChainKind::Ethereum] {
         let mut plan = plan(chain, 4, 1);
         let addresses = addresses(&plan);
         let one = adapter(chain).render(&plan, &addresses, &BTreeMap::new()).unwrap();
@@ -142,7 +142,7 @@ fn keys_are_secret_files() {
 
 #[test]
 fn what_was_not_reserved_is_named() {
-    for chain in [ChainKind::Devnode, ChainKind::Cometbft] {
+    for chain in [ChainKind::Devnode, ChainKind::Cometbft, ChainKind::Ethereum] {
         let plan = plan(chain, 2, 0);
         let mut short = addresses(&plan);
         short.nodes.remove("validator-1");

@@ -1,12 +1,13 @@
-//! Transactions that trialnet sends, as the kvstore applications of CometBFT and the devnode read them.
+//! Transactions that trialnet sends: as the kvstore applications of CometBFT and the devnode read them, and transfers on Ethereum.
 
 use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
 use super::keys::validator_key;
-use super::{ChainError, ForeignKeys, cometbft};
-use crate::model::{Action, ChainKind, Plan, Tx, TxBody};
+use super::rpc::{Rpc, RpcError};
+use super::{ChainError, ForeignKeys, cometbft, ethereum};
+use crate::model::{Action, ChainKind, Load, Plan, Tx, TxBody};
 
 /// The bytes of a `tx` step.
 ///
@@ -17,6 +18,9 @@ use crate::model::{Action, ChainKind, Plan, Tx, TxBody};
 /// A node that the plan does not have.
 pub fn tx_bytes(plan: &Plan, keys: &ForeignKeys, tx: &Tx) -> Result<Vec<u8>, ChainError> {
     let (validator, power) = match &tx.body {
+        TxBody::Raw(text) if plan.network.chain == ChainKind::Ethereum => {
+            return Ok(ethereum::transfer_of(plan, &tx.id, text));
+        }
         TxBody::Raw(text) => return Ok(text.clone().into_bytes()),
         TxBody::Power { validator, power } => (validator, *power),
     };
@@ -47,7 +51,21 @@ pub fn tx_bytes(plan: &Plan, keys: &ForeignKeys, tx: &Tx) -> Result<Vec<u8>, Cha
     Ok(text.into_bytes())
 }
 
-/// The `n`th transaction of a load: `key=value`, unique in the run, of `size` bytes (or as few as its key needs, if that is more).
+/// So many transactions of a load may be under way at once; each place among them keeps to one node.
+pub const SENDERS: u64 = 64;
+
+/// Sends the `n`th transaction of a load; returns its hash.
+///
+/// # Errors
+/// As [`Rpc::send_tx`].
+pub async fn send_load(plan: &Plan, load: &Load, rpc: &Rpc, n: u64) -> Result<String, RpcError> {
+    match plan.network.chain {
+        ChainKind::Ethereum => ethereum::send_load(plan, load, rpc, n).await,
+        ChainKind::Devnode | ChainKind::Cometbft => rpc.send_tx(&load_tx(plan.seed, &load.id, n, load.size)).await,
+    }
+}
+
+/// The `n`th transaction of a load on a kvstore: `key=value`, unique in the run, of `size` bytes (or as few as its key needs, if that is more).
 #[must_use]
 pub fn load_tx(seed: u64, load: &str, n: u64, size: usize) -> Vec<u8> {
     // The load's id may hold what the application gives a meaning to, so it goes in as a hash.

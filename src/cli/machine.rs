@@ -22,6 +22,8 @@ const CHAINS: &[&str] = &[
     "cometbft-0.38.17",
     "cometbft-0.38.26",
     "cometbft-1.0.1",
+    "geth-1.12.2",
+    "geth-1.13.15",
 ];
 /// A run of 100 nodes keeps about so many files open in its guard.
 const WANTED_FILES: u64 = 4096;
@@ -222,9 +224,13 @@ fn chain(program: &str) -> Check {
     let seen = found
         .map(|path| path.display().to_string())
         .ok_or_else(|| "not on PATH".to_owned());
-    let version = program.trim_start_matches("cometbft-");
+    let (name, version) = program.split_once('-').unwrap_or((program, ""));
+    let source = match name {
+        "geth" => "github.com/ethereum/go-ethereum/cmd/geth",
+        _ => "github.com/cometbft/cometbft/cmd/cometbft",
+    };
     let help = format!(
-        "go install github.com/cometbft/cometbft/cmd/cometbft@v{version}, and name the program {program}; only scenarios with this version need it"
+        "go install {source}@v{version}, and name the program {program}; only scenarios with this version need it"
     );
     Check {
         optional: true,

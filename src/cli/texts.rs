@@ -41,6 +41,7 @@ pub fn init(args: &InitArgs, ui: &Ui) -> u8 {
     let text = scenario::template(match args.chain {
         Chain::Devnode => "devnode",
         Chain::Cometbft => "cometbft",
+        Chain::Ethereum => "ethereum",
     });
     let written = fs_err::OpenOptions::new()
         .write(true)

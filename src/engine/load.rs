@@ -8,9 +8,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Desk;
 use super::steps::Network;
+use crate::chain::SENDERS;
 use crate::chain::rpc::{Committed, Rpc};
-use crate::chain::{load_tx, tx_bytes};
-use crate::model::{Load, Ms, NodeName, Tx};
+use crate::chain::{send_load, tx_bytes};
+use crate::model::{Load, Ms, NodeName, Tx, effects};
 use crate::record::{Record, TxEvent};
 
 /// How often a transaction that is not committed everywhere is asked for.
@@ -19,6 +20,7 @@ const ASK: Ms = Ms(100);
 const ASK_AGAIN: Ms = Ms::secs(2);
 /// Requests of a load that may be under way at once; more would measure trialnet.
 const IN_FLIGHT: usize = 64;
+const _: () = assert!(IN_FLIGHT as u64 == SENDERS, "each under way has a place of its own");
 
 impl Network {
     /// Sends a transaction; follows it on every node from then on.
@@ -41,7 +43,13 @@ impl Network {
                     hash: hash.clone(),
                 });
                 let nodes = self.rpc.iter().map(|(node, rpc)| (node.clone(), rpc.clone())).collect();
-                let following = follow(tx.id.clone(), hash, nodes, self.desk.clone());
+                let following = follow(
+                    tx.id.clone(),
+                    hash,
+                    nodes,
+                    effects::depth(&self.plan),
+                    self.desk.clone(),
+                );
                 let over = self.over.clone();
                 tokio::spawn(async move { over.run_until_cancelled(following).await });
                 Ok(())
@@ -78,10 +86,13 @@ impl Network {
             while let Some(done) = sending.try_join_next() {
                 counts.add(Some(done));
             }
-            let rpc = targets[usize::try_from(counts.sent).unwrap_or(0) % targets.len()].clone();
-            let bytes = load_tx(self.plan.seed, &load.id, counts.sent, load.size);
+            let n = counts.sent;
+            // Whoever sends keeps to one node, which then knows what it has sent.
+            let place = usize::try_from(n % SENDERS).unwrap_or(0);
+            let rpc = targets[place % targets.len()].clone();
+            let (plan, of) = (Arc::clone(&self.plan), load.clone());
             counts.sent += 1;
-            sending.spawn(async move { rpc.send_tx(&bytes).await.is_ok() });
+            sending.spawn(async move { send_load(&plan, &of, &rpc, n).await.is_ok() });
             if told.elapsed() >= Ms::secs(1).duration() {
                 told = Instant::now();
                 self.desk.record(counts.record(&load.id));
@@ -131,8 +142,8 @@ impl Counts {
     }
 }
 
-/// Asks every node for a transaction until it is committed there, and then again and again whether it still is.
-async fn follow(id: String, hash: String, nodes: Vec<(NodeName, Rpc)>, desk: Desk) {
+/// Asks every node for a transaction until it is committed there for good, and then again and again whether it still is.
+async fn follow(id: String, hash: String, nodes: Vec<(NodeName, Rpc)>, depth: u64, desk: Desk) {
     let mut committed: BTreeSet<NodeName> = BTreeSet::new();
     let hash: Arc<str> = hash.into();
     loop {
@@ -145,7 +156,9 @@ async fn follow(id: String, hash: String, nodes: Vec<(NodeName, Rpc)>, desk: Des
             let Ok((node, Ok(found))) = answer else { continue };
             let record = |event| desk.record(Record::Tx { id: id.clone(), event });
             match found {
-                Some(Committed { height, code }) if committed.insert(node.clone()) => {
+                // Its block may still be replaced.
+                Some(Committed { above, .. }) if above < depth => {}
+                Some(Committed { height, code, above: _ }) if committed.insert(node.clone()) => {
                     record(TxEvent::Committed { node, height, code });
                 }
                 // A node that was wiped or has not caught up does not know it either, so only one that had it counts.

@@ -11,6 +11,7 @@ use crate::backend::{
     PROBER, PacketEvidence, PacketShape, RunState, StressEvidence, Stressed, Volley, VolumeEvidence, Writable,
     rate_burst, rate_queue,
 };
+use crate::chain::Knocks;
 use crate::chain::rpc::Rpc;
 use crate::model::{Ms, NodeName, Stress, bits, mebibytes};
 use crate::record::{FaultState, Silence};
@@ -248,6 +249,8 @@ pub(super) enum Away {
 pub(super) struct Prober {
     pub(super) ops: std::sync::Arc<dyn NodeOps>,
     pub(super) rpc: BTreeMap<NodeName, Rpc>,
+    /// What has to be said to nodes before they answer.
+    pub(super) knocks: Knocks,
 }
 
 impl Prober {
@@ -599,10 +602,11 @@ impl Prober {
             return Ok("there is no link to look at".to_owned());
         };
         let enough = looks_at(longest);
-        let patience = most + Ms::secs(1);
+        // There and back, where the node has to be told something first.
+        let patience = Ms(2 * most.0) + Ms::secs(1);
         let look = LinkLook {
-            limit: patience,
             past: true,
+            ..self.look(&links, patience)
         };
         let limit = limit + Ms(most.0 * enough as u64);
         let deadline = tokio::time::Instant::now() + limit.duration();
@@ -610,7 +614,7 @@ impl Prober {
         loop {
             let now = self
                 .ops
-                .probe_links(&links, look)
+                .probe_links(&links, look.clone())
                 .await
                 .map_err(|trouble| trouble.to_string())?;
             let seen = match delayed(now.iter().zip(least.iter().copied()), patience) {
@@ -762,9 +766,18 @@ impl Prober {
 
     async fn links(&self, links: &[LinkId]) -> Result<Vec<LinkEvidence>, String> {
         self.ops
-            .probe_links(links, FIRST_BYTE.into())
+            .probe_links(links, self.look(links, FIRST_BYTE))
             .await
             .map_err(|trouble| trouble.to_string())
+    }
+
+    fn look(&self, links: &[LinkId], limit: Ms) -> LinkLook {
+        let known = links.iter().filter_map(|link| self.knocks.get_key_value(&link.to));
+        LinkLook {
+            limit,
+            past: false,
+            knocks: known.map(|(node, knock)| (node.clone(), knock.clone())).collect(),
+        }
     }
 
     /// What the platform says of a node's processes.

@@ -107,6 +107,7 @@ impl Hand {
         let prober = Prober {
             ops: Arc::clone(&ops),
             rpc: rpc.clone(),
+            knocks: rendered.knocks.clone(),
         };
         let faults = Keeper::resume(Arc::clone(&plan), prober, desk.clone(), held);
         let network = Network {

@@ -25,7 +25,7 @@ use crate::judge::Answer;
 use crate::model::verdict::{Class, Verdict};
 use crate::model::{
     Action, Attach, Expect, FIND_LEADER, Fault, Ms, NodeName, ObserveFrom, Plan, REFUSED, Removal, Step, Targets, What,
-    When, Window,
+    When, Window, effects,
 };
 use crate::observe;
 use crate::observe::line::{self, Told};
@@ -346,6 +346,7 @@ impl Lead {
         let prober = Prober {
             ops: Arc::clone(&ops),
             rpc: rpc.clone(),
+            knocks: rendered.knocks.clone(),
         };
         let faults = Keeper::spawn(Arc::clone(&self.plan), prober, self.desk.clone());
         let (plan, desk) = (Arc::clone(&self.plan), self.desk.clone());
@@ -781,6 +782,7 @@ pub(crate) fn observer(plan: &Plan, adapter: &dyn ChainAdapter, rendered: &Rende
         interval,
         timeout,
         validators,
+        depth,
         targets: _,
         patterns: _,
     } = observing(plan, &rendered.keys, Vec::new(), &[]);
@@ -790,6 +792,7 @@ pub(crate) fn observer(plan: &Plan, adapter: &dyn ChainAdapter, rendered: &Rende
         interval,
         timeout,
         validators,
+        depth,
     };
     let target = |spec: &NodeSpec| (spec.name.clone(), RPC.to_owned());
     Some(Observer {
@@ -832,6 +835,7 @@ fn observing(plan: &Plan, keys: &ForeignKeys, targets: Vec<observe::Target>, ala
         timeout: Ms::secs(2),
         patterns,
         validators: validators(plan, keys),
+        depth: effects::depth(plan),
     }
 }
 

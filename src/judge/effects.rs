@@ -2,28 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::{ChainKind, Fault, Plan, Targets, effects};
+use crate::model::{Fault, Plan, Targets, effects};
 use crate::quorum::{self, Effect, Engine, Forecast, Net};
 
-/// How a chain's consensus counts.
-pub(super) const fn engine_of(chain: ChainKind) -> Engine {
-    match chain {
-        ChainKind::Devnode | ChainKind::Cometbft => Engine::Bft,
-    }
-}
-
-/// So many blocks may still appear after a cut, out of messages that were already under way.
-pub(super) const fn slack(engine: Engine) -> u64 {
-    match engine {
-        Engine::Bft | Engine::Raft | Engine::Clique => 1,
-        Engine::LongestChain { depth } => depth,
-    }
+/// So many blocks may still appear after a cut.
+pub(super) fn slack(net: &Net) -> u64 {
+    net.engine.slack(net.powers.iter().filter(|power| **power > 0).count())
 }
 
 /// The plan's network with the powers of its genesis. The last power belongs to no node of the plan: there stands what keys have
 /// that no node has, without links, so that it counts in the total.
 pub(super) fn net_of(plan: &Plan) -> Net {
-    let mut net = effects::net_of(plan, engine_of(plan.network.chain));
+    let mut net = effects::net_of(plan, effects::engine_of(plan.network.chain));
     net.powers.push(0);
     net
 }

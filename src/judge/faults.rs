@@ -574,7 +574,7 @@ impl Judge {
 
     /// Growth where there must be none.
     pub(super) fn cut_growth(&mut self, i: usize, height: u64, sent: Ms) {
-        let slack = slack(self.net.engine);
+        let slack = slack(&self.net);
         let now = self.now;
         for life in &mut self.faults {
             // An answer may be younger than its request: what counts is that it was here before the end.
@@ -608,7 +608,7 @@ impl Judge {
 
     /// The finding that a node grew although its side has no quorum.
     pub(super) fn growth_draft(&self, i: usize, height: u64, base: u64, sent: Ms) -> Draft {
-        let slack = slack(self.net.engine);
+        let slack = slack(&self.net);
         let (code, whom) = if self.certain.halted {
             ("safety/grew-without-quorum", "no side has a quorum")
         } else {

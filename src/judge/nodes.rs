@@ -185,7 +185,8 @@ impl Judge {
     pub(super) fn sample(&mut self, sample: &Sample) {
         let Some(i) = self.index(&sample.node) else { return };
         self.heard(i, sample.sent);
-        if sample.height > 0 && !sample.hash.is_empty() {
+        // The tip of a chain without finality is nobody's word.
+        if sample.height > 0 && !sample.hash.is_empty() && self.tips.depth == 0 {
             self.hash_given(i, sample.height, &sample.hash, None);
         }
         self.chain_id(i, &sample.chain);
@@ -259,11 +260,17 @@ impl Judge {
         }
         let floor = node.floor;
         node.floor = floor.max(sample.height);
-        if sample.height < floor && !self.off(Invariant::HeightBack) {
+        let least = floor.saturating_sub(self.tips.depth.saturating_sub(1));
+        if sample.height < least && !self.off(Invariant::HeightBack) {
+            let before = if least == floor {
+                "as this node reported before".to_owned()
+            } else {
+                format!("since this node reported {floor} before and only blocks that are not final may go")
+            };
             self.find(Draft {
                 node: Some(i),
                 height: Some(sample.height),
-                expected: format!("a height of {floor} or more, as this node reported before"),
+                expected: format!("a height of {least} or more, {before}"),
                 seen: format!("height {}", sample.height),
                 ..Draft::new("safety/height-back", Class::SafetyViolated, sample.sent)
             });
@@ -275,6 +282,7 @@ impl Judge {
             return;
         }
         self.nodes[i].best = height;
+        self.finals(i);
         if height > self.heights.m {
             self.heights.m = height;
             self.heights.m_grew = sent;
@@ -428,8 +436,7 @@ impl Judge {
     }
 
     /// A node gave the application's state after a height.
-    pub(super) fn state_given(&mut self, node: &str, height: u64, hash: &str) {
-        let Some(i) = self.index(node) else { return };
+    pub(super) fn state_given(&mut self, i: usize, height: u64, hash: &str) {
         let known = self.states.conflicts.len();
         let noted = self.states.note(i, height, hash, None, self.now);
         if self.states.conflicts.len() > known {

@@ -5,6 +5,7 @@ mod expectations;
 mod invariants;
 mod laws;
 mod rehearsal;
+mod tips;
 
 use std::collections::BTreeMap;
 

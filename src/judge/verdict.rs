@@ -311,18 +311,19 @@ impl Judge {
         };
         let mut best: Vec<u64> = self.nodes.iter().enumerate().filter_map(free).collect();
         best.sort_unstable_by(|a, b| b.cmp(a));
-        let second = best.get(1).copied().unwrap_or(0);
+        let second = self.tips.below(best.get(1).copied().unwrap_or(0));
         self.blocks.holes(self.goal()?.min(second))
     }
 
     /// Q up to which heights have to be compared: at the end of the last step; in a run without one, two seconds before its end,
     /// since headers are read after the heights.
     fn goal(&self) -> Option<u64> {
-        self.goal.or_else(|| {
+        let q = self.goal.or_else(|| {
             let end = self.closed.unwrap_or(self.now);
             self.ready?;
             Some(self.heights.q_at(Ms(end.0.saturating_sub(2000))))
-        })
+        });
+        q.map(|q| self.tips.below(q))
     }
 
     fn coverage(&self) -> Coverage {

@@ -1,6 +1,6 @@
 //! A plan as the arithmetic of quorums sees it: who has power, who talks with whom, and what each fault takes away.
 
-use super::{Fault, FaultKind, Plan};
+use super::{ChainKind, Fault, FaultKind, Plan};
 use crate::quorum::{Effect, Engine, Net};
 
 /// What a fault does to the quorum while it is on these nodes (indices of the plan). `None`: nothing that the arithmetic counts, for
@@ -50,6 +50,22 @@ pub fn net_of(plan: &Plan, engine: Engine) -> Net {
         engine,
         powers: plan.network.nodes.iter().map(|node| node.power).collect(),
         links: links(plan).collect(),
+    }
+}
+
+/// So many blocks have to stand on a block before it counts as final: with all that may vote at any time, so that it is the same all through a run.
+#[must_use]
+pub fn depth(plan: &Plan) -> u64 {
+    let voting = plan.network.nodes.iter().filter(|node| node.power > 0).count();
+    engine_of(plan.network.chain).depth(voting)
+}
+
+/// How a chain's consensus counts.
+#[must_use]
+pub const fn engine_of(chain: ChainKind) -> Engine {
+    match chain {
+        ChainKind::Devnode | ChainKind::Cometbft => Engine::Bft,
+        ChainKind::Ethereum => Engine::Clique,
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Details {
     node: NodeName,
     rpc: Rpc,
     validators: Arc<BTreeMap<String, NodeName>>,
+    /// So many blocks below the tip are not read yet.
+    depth: u64,
     output: Output,
     epoch: u32,
     /// The lowest height whose header has not been read.
@@ -50,11 +52,18 @@ pub(super) struct Details {
 }
 
 impl Details {
-    pub(super) fn new(node: NodeName, rpc: Rpc, validators: Arc<BTreeMap<String, NodeName>>, output: Output) -> Self {
+    pub(super) fn new(
+        node: NodeName,
+        rpc: Rpc,
+        validators: Arc<BTreeMap<String, NodeName>>,
+        depth: u64,
+        output: Output,
+    ) -> Self {
         Self {
             node,
             rpc,
             validators,
+            depth,
             output,
             epoch: 0,
             next: 1,
@@ -96,6 +105,10 @@ impl Details {
     }
 
     async fn look(&mut self, seen: Seen, slowly: bool) -> Result<(), Closed> {
+        let seen = Seen {
+            height: seen.height.saturating_sub(self.depth),
+            ..seen
+        };
         if seen.epoch != self.epoch {
             self.epoch = seen.epoch;
             self.begin_again(seen.height);

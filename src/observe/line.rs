@@ -368,6 +368,7 @@ mod tests {
                 timeout: Ms(500),
                 patterns: Vec::new(),
                 validators: BTreeMap::new(),
+                depth: 0,
             };
             let stop = CancellationToken::new();
             let (pod, keeping) = Pod::start(config, folder, stop.clone()).unwrap();

@@ -67,6 +67,9 @@ pub struct Settings {
     pub timeout: Ms,
     /// [`Config::validators`].
     pub validators: BTreeMap<String, NodeName>,
+    /// [`Config::depth`].
+    #[serde(default)]
+    pub depth: u64,
 }
 
 /// Trialnet asks.
@@ -326,6 +329,7 @@ async fn observe_and_serve(file: ObserverFile, settings: Settings) -> io::Result
         timeout: settings.timeout,
         patterns: Vec::new(),
         validators: settings.validators,
+        depth: settings.depth,
     };
     let (pod, mut keeping) = Pod::start(config, &spool, CancellationToken::new())?;
     loop {

@@ -206,6 +206,7 @@ impl Net {
             timeout: Ms(500),
             patterns,
             validators: BTreeMap::from([("AA".to_owned(), "n0".to_owned())]),
+            depth: 0,
         };
         let observer = observe(config, Clock::start(), out, cancel.clone());
         Self {

@@ -172,6 +172,15 @@ fn misbehaving_power_counts_against_f() {
 }
 
 #[test]
+fn blocks_of_clique_are_final_under_a_majority() {
+    let depths = [1, 2, 3, 4, 5, 21].map(|sealers| Engine::Clique.depth(sealers));
+    assert_eq!(depths, [1, 2, 2, 3, 3, 11]);
+    assert_eq!(Engine::Bft.depth(4), 0);
+    assert_eq!(Engine::LongestChain { depth: 6 }.depth(4), 6);
+    assert_eq!([Engine::Bft.slack(7), Engine::Clique.slack(7)], [1, 4]);
+}
+
+#[test]
 fn the_other_engines_count_heads() {
     let clique = mesh(Engine::Clique, &[50, 1, 1, 1, 0]);
     reckons(

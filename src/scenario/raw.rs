@@ -1098,8 +1098,10 @@ words! {
         "devnode" => model::ChainKind::Devnode,
         /// CometBFT with its built-in key-value application.
         "cometbft" => model::ChainKind::Cometbft,
+        /// Ethereum: geth with Clique, the proof of authority.
+        "ethereum" => model::ChainKind::Ethereum,
     } later {
-        "ethereum", "cosmos-sdk", "cita-cloud", "custom",
+        "cosmos-sdk", "cita-cloud", "custom",
     }
 }
 

@@ -4,6 +4,8 @@
 //! `TRIALNET_REQUIRE=chains` in the environment their absence is a failure.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod ethereum;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -125,8 +127,8 @@ impl Net {
     }
 
     fn rpc(&self, index: usize) -> Rpc {
-        self.client
-            .node(self.addresses[index], chain::Dialect::Comet, Ms::secs(5))
+        let dialect = adapter(self.plan.network.chain).dialect();
+        self.client.node(self.addresses[index], dialect, Ms::secs(5))
     }
 
     /// Waits until a node's status fits.
@@ -219,12 +221,15 @@ fn binary(program: &Program) -> &str {
     }
 }
 
-/// Whether the program of a version is there.
-#[expect(clippy::print_stderr, reason = "a test that is passed over says so")]
+/// Whether the program of a version of CometBFT is there.
 pub(crate) fn available(version: &str) -> bool {
-    let name = format!("cometbft-{version}");
+    is_there(&format!("cometbft-{version}"))
+}
+
+#[expect(clippy::print_stderr, reason = "a test that is passed over says so")]
+fn is_there(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|folder| folder.join(&name).is_file()) {
+    if std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
         return true;
     }
     let required = std::env::var("TRIALNET_REQUIRE").is_ok_and(|what| what.split(',').any(|one| one == "chains"));
@@ -423,6 +428,7 @@ async fn devnodes_under_observation() {
         timeout: Ms::secs(2),
         patterns: Vec::new(),
         validators: names.iter().map(key).collect(),
+        depth: 0,
     };
     let (out, mut records) = tokio::sync::mpsc::channel(64);
     let cancel = CancellationToken::new();

@@ -202,7 +202,7 @@ fn shipped_files_and_templates_are_good() {
         load(&name, &text, None).unwrap_or_else(|wrong| panic!("{wrong}"));
         load_for_pods(&name, &text, None).unwrap_or_else(|wrong| panic!("for pods: {wrong}"));
     }
-    for chain in ["devnode", "cometbft"] {
+    for chain in ["devnode", "cometbft", "ethereum"] {
         load(chain, scenario::template(chain), None).unwrap_or_else(|wrong| panic!("{wrong}"));
     }
 }

@@ -27,6 +27,7 @@ pub(super) async fn links(
             link: link.clone(),
             address,
             past: look.past.then(|| listener.to_string()),
+            knock: look.knocks.get(&link.to).cloned().unwrap_or_default(),
             accepts: from.map(|from| (listener, from)),
         });
     }

@@ -6,7 +6,7 @@ use super::Check;
 use crate::model::{App, BackendKind, ChainKind, Keys, Ms, Node, Persistence, Role, Start, Version};
 use crate::scenario::diag::{Problem, did_you_mean};
 use crate::scenario::explain as code;
-use crate::scenario::raw::{self, At, Config, Named, Power};
+use crate::scenario::raw::{self, At, Config, Named, Power, Time};
 
 /// The most nodes of a network: a local network gives each its own loopback address of one /24.
 const MOST_NODES: u64 = 254;
@@ -43,6 +43,7 @@ impl Check<'_> {
         if let Some(time) = self.time(block_time.as_ref(), Ms(50), Ms::secs(60)) {
             self.plan.network.block_time = time;
         }
+        self.whole_blocks(block_time.as_ref());
         self.plan.network.persistence = persistence.as_ref().map_or(Persistence::Volume, |kept| kept.0);
         if let Some(versions) = versions {
             self.declared(versions);
@@ -96,6 +97,26 @@ impl Check<'_> {
             .filter(|(_, node)| node.start == Start::Auto)
             .map(|(index, _)| index)
             .collect();
+    }
+
+    /// Some chains count the interval between blocks in steps.
+    fn whole_blocks(&mut self, block_time: Option<&At<Time>>) {
+        let (Some(adapter), Some(time)) = (self.adapter, block_time) else {
+            return;
+        };
+        let step = adapter.block_step();
+        if self.plan.network.block_time.0 % step.0 == 0 {
+            return;
+        }
+        let message = format!(
+            "{} makes blocks every {step} or a multiple of it, not every {}",
+            adapter.name(),
+            time.value.0
+        );
+        let problem = Problem::new(code::OUT_OF_RANGE, &time.at, message)
+            .label("no multiple")
+            .help(format!("for example `block_time = \"{step}\"`"));
+        self.problems.push(problem);
     }
 
     /// An application of one's own.
@@ -324,9 +345,24 @@ impl Check<'_> {
             }
             return vec![0; nodes];
         }
+        let heads = self.adapter.is_some_and(|adapter| adapter.engine().counts_heads());
         let Some(power) = power else {
-            return vec![USUAL_POWER; nodes];
+            return vec![if heads { 1 } else { USUAL_POWER }; nodes];
         };
+        if heads {
+            let one = match &power.value {
+                Power::One(value) => *value == 1,
+                Power::Each(list) => list.iter().all(|value| value.value == 1),
+            };
+            if !one {
+                let name = self.adapter.map_or("", |adapter| adapter.name());
+                let problem = Problem::new(code::POWER, &power.at, format!("on {name} every validator counts one"))
+                    .label("powers differ on other chains")
+                    .help("leave `power` out");
+                self.problems.push(problem);
+                return vec![1; nodes];
+            }
+        }
         match &power.value {
             Power::One(value) => {
                 self.power(*value, &power.at);

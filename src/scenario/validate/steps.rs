@@ -628,6 +628,14 @@ impl Check<'_> {
             to,
             table: _,
         } = &power.value;
+        if self.adapter.is_some_and(|adapter| adapter.engine().counts_heads()) {
+            let message = "no transaction changes who seals: sealers vote one another in and out";
+            let problem = Problem::new(code::NOT_OFFERED, &power.key, message)
+                .label("not on this chain")
+                .help("leave it out: the network's validators stay as they are");
+            self.problems.push(problem);
+            return None;
+        }
         let index = self.node(validator.as_ref()?)?;
         let at = &to.as_ref()?.at;
         let to = self.number(to.as_ref(), "to", 0, 1_000_000_000_000)?;

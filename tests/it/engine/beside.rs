@@ -60,6 +60,7 @@ impl Beside {
                 timeout: settings.timeout,
                 patterns: Vec::new(),
                 validators: settings.validators.clone(),
+                depth: settings.depth,
             };
             let folder = tempfile::tempdir().unwrap();
             let (pod, _keeping) = Pod::start(config, folder.path(), CancellationToken::new()).unwrap();

@@ -8,6 +8,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::Response;
 use proptest::prelude::*;
 
+use super::super::*;
 use super::*;
 
 /// What the programs of these versions answered (one validator, one transaction `a=b`).
