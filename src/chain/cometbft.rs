@@ -127,7 +127,12 @@ impl ChainAdapter for Cometbft {
     }
 
     fn alarms(&self) -> &'static [&'static str] {
-        &["panic: ", "CONSENSUS FAILURE!!!", "wrong Block.Header", "failed to create node"]
+        &[
+            "panic: ",
+            "CONSENSUS FAILURE!!!",
+            "wrong Block.Header",
+            "failed to create node",
+        ]
     }
 
     fn volumes(&self, network: &Network) -> Vec<String> {

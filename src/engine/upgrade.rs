@@ -308,7 +308,10 @@ pub(super) async fn replace(
         Unmoved::Undone(trouble.to_string())
     };
     let to: Vec<&str> = moves.iter().map(|one| one.to.as_str()).collect();
-    record(FaultState::Planned, format!("to {}", to.first().copied().unwrap_or_default()));
+    record(
+        FaultState::Planned,
+        format!("to {}", to.first().copied().unwrap_or_default()),
+    );
     for one in moves {
         one.record(desk, UpgradeState::Begun);
     }

@@ -559,7 +559,15 @@ mod tests {
         let known: BTreeSet<&str> = CODES.iter().map(|(code, ..)| *code).collect();
         let mut used = BTreeSet::new();
         for text in sources.iter().flat_map(|source| source.split('"')) {
-            let families = ["safety/", "liveness/", "upgrade/", "expect/", "evidence/", "run/", "infra/"];
+            let families = [
+                "safety/",
+                "liveness/",
+                "upgrade/",
+                "expect/",
+                "evidence/",
+                "run/",
+                "infra/",
+            ];
             let is_code = families
                 .iter()
                 .any(|family| text.starts_with(family) && text.len() > family.len());

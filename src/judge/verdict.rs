@@ -560,7 +560,11 @@ impl Judge {
         let (state, seen) = match fault {
             _ if let Action::Upgrade(upgrade) = &step.action => {
                 let words = self.upgrade_words(step.index, upgrade);
-                let seen = if seen.is_empty() { words } else { format!("{words}; {seen}") };
+                let seen = if seen.is_empty() {
+                    words
+                } else {
+                    format!("{words}; {seen}")
+                };
                 (state, seen)
             }
             Some(life) if life.no_effect.is_some() => (StepEnd::Failed, "no probe saw an effect".to_owned()),

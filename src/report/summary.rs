@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::model::verdict::{
-    FaultReport, Finding, MoveReport, Report, StepEnd, StepReport, UpgradeReport, Verdict,
-};
+use crate::model::verdict::{FaultReport, Finding, MoveReport, Report, StepEnd, StepReport, UpgradeReport, Verdict};
 use crate::model::{FaultKind, Plan};
 use crate::ui::paint;
 
@@ -333,8 +331,14 @@ fn upgrade_life(UpgradeReport { id, to, nodes, .. }: &UpgradeReport) -> String {
     let done = of(&|one| !one.back && one.gated_ms.is_some());
     if !done.is_empty() {
         let first = nodes.iter().map(|one| one.begun_ms).min();
-        let last = nodes.iter().filter(|one| !one.back).filter_map(|one| one.gated_ms).max();
-        let time = between(first, last).map(|time| format!(" in {time}")).unwrap_or_default();
+        let last = nodes
+            .iter()
+            .filter(|one| !one.back)
+            .filter_map(|one| one.gated_ms)
+            .max();
+        let time = between(first, last)
+            .map(|time| format!(" in {time}"))
+            .unwrap_or_default();
         parts.push(format!("{} to {to}{time}", names(&done)));
     }
     let failed = of(&|one| !one.back && one.failed_ms.is_some());

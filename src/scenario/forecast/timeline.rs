@@ -697,10 +697,10 @@ fn points(plan: &Plan) -> Vec<(i64, i64)> {
 
 /// How long a step waits for its `when`.
 fn delay(step: &Step) -> (i64, i64) {
-    match step.when {
+    match &step.when {
         None => (0, 0),
-        Some(When::Height { within, .. }) => (0, millis(within)),
-        Some(When::After(delay)) => (millis(delay), millis(delay)),
+        Some(When::Height { within, .. } | When::Moved { within, .. }) => (0, millis(*within)),
+        Some(When::After(delay)) => (millis(*delay), millis(*delay)),
     }
 }
 
@@ -720,7 +720,10 @@ fn duration(plan: &Plan, step: &Step) -> (i64, i64) {
         }
         Action::Wait(duration) => exactly(*duration),
         Action::Upgrade(upgrade) => (
-            millis(Ms(upgrade.pause.0.saturating_mul(upgrade.batches.len().saturating_sub(1) as u64))),
+            millis(Ms(upgrade
+                .pause
+                .0
+                .saturating_mul(upgrade.batches.len().saturating_sub(1) as u64))),
             millis(moving(plan, upgrade)),
         ),
         Action::Load(load) => exactly(load.lasts),

@@ -193,10 +193,11 @@ pub(super) fn unknown_key(key: &Spanned<DeString<'_>>, title: &str, known: &[&st
 
 /// Words of the language that a later version brings, each with what it will do.
 const LATER: &[(&str, &str)] = &[
-    ("rollback", "it will take an upgrade back by itself; `upgrade` to the older version does so too"),
+    (
+        "rollback",
+        "it will take an upgrade back by itself; `upgrade` to the older version does so too",
+    ),
     ("matrix", "it will run a file over versions, sizes and seeds"),
-    ("progress_of", "it will let a step wait for a part of an upgrade"),
-    ("nodes_done", "it will let a step wait for a part of an upgrade"),
     ("clock", "it will shift a node's clock"),
     ("disk", "it will fill or slow a node's disk"),
 ];

@@ -207,9 +207,7 @@ impl Check<'_> {
         let checked = |group: &Option<String>| match group {
             // The network's own keys were checked for every version that nodes have at first.
             None => known(&self.plan.network.version) || nodes.iter().any(|node| known(&node.version)),
-            Some(group) => {
-                !of_group(group) || nodes.iter().any(|node| node.group == *group && known(&node.version))
-            }
+            Some(group) => !of_group(group) || nodes.iter().any(|node| node.group == *group && known(&node.version)),
         };
         let configs: Vec<_> = (self.configs.iter())
             .filter(|(group, _)| !checked(group))

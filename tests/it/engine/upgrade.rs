@@ -83,7 +83,10 @@ async fn one_after_the_other() {
     }
     // Each batch begins when the one before has passed its gate.
     let nodes = &report.upgrades[0].nodes;
-    assert!(nodes.windows(2).all(|two| two[0].gated_ms <= Some(two[1].begun_ms)), "{nodes:?}");
+    assert!(
+        nodes.windows(2).all(|two| two[0].gated_ms <= Some(two[1].begun_ms)),
+        "{nodes:?}"
+    );
     assert_eq!(report.mixed.len(), 1, "{:?}", report.mixed);
     assert_eq!(report.mixed[0].versions, ["0.1.0", NEW]);
     assert!(report.mixed[0].to_ms > Some(report.mixed[0].from_ms));
@@ -91,7 +94,9 @@ async fn one_after_the_other() {
     // What a node runs is what the backend started, not what was asked.
     let started = |stamped: &Stamped| match &stamped.record {
         Record::Node {
-            event: NodeEvent::Started { version, generation, .. },
+            event: NodeEvent::Started {
+                version, generation, ..
+            },
             ..
         } if *generation > 1 => Some(version.clone()),
         _ => None,
@@ -104,7 +109,11 @@ async fn a_batch_that_halts_the_chain_is_one_moment() {
     let ended = run_wrong(plan_of(&[&[0, 1, 2, 3]], OnFailure::Stop), |_| {}).await;
     let report = &ended.finished.report;
     assert_eq!(report.verdict, Verdict::Passed, "{:?}", report.findings);
-    assert!(report.mixed.iter().all(|mixed| mixed.to_ms.is_some()), "{:?}", report.mixed);
+    assert!(
+        report.mixed.iter().all(|mixed| mixed.to_ms.is_some()),
+        "{:?}",
+        report.mixed
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +132,12 @@ async fn a_program_that_ends_at_its_start_goes_back() {
         [("validator-0", NEW, false, false), ("validator-0", "0.1.0", true, true)]
     );
     assert_eq!(ended.memory.version("validator-0").as_deref(), Some("0.1.0"));
-    assert_eq!(report.steps[1].state, StepEnd::Ok, "the network goes on: {:?}", report.steps);
+    assert_eq!(
+        report.steps[1].state,
+        StepEnd::Ok,
+        "the network goes on: {:?}",
+        report.steps
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,10 +198,13 @@ async fn the_way_back_may_fail_too() {
     let report = &ended.finished.report;
     assert_eq!(report.verdict, Verdict::ExpectationFailed, "{:?}", report.findings);
     let codes: Vec<&str> = report.findings.iter().map(|finding| finding.code.as_str()).collect();
-    assert_eq!(codes, ["upgrade/gate", "upgrade/rollback-failed"], "{:?}", report.findings);
-    let failed = |stamped: &&Stamped| {
-        matches!(&stamped.record, Record::Upgrade { back: true, state: UpgradeState::Failed { code, .. }, .. } if code == "upgrade/rollback-failed")
-    };
+    assert_eq!(
+        codes,
+        ["upgrade/gate", "upgrade/rollback-failed"],
+        "{:?}",
+        report.findings
+    );
+    let failed = |stamped: &&Stamped| matches!(&stamped.record, Record::Upgrade { back: true, state: UpgradeState::Failed { code, .. }, .. } if code == "upgrade/rollback-failed");
     assert_eq!(ended.records.iter().filter(failed).count(), 1);
 }
 
@@ -197,4 +214,50 @@ async fn the_records_give_the_same_verdict_again() {
     let ended = run_wrong(plan, |memory| memory.flaw(None, NEW, Flaw::Dies)).await;
     ended.verdict(Verdict::ExpectationFailed);
     ended.judged_again();
+}
+
+/// What happens to a node after its gate is no matter of the upgrade any more.
+async fn run_and_after(plan: Plan, wrong: impl Fn(&Memory) + Send + Sync) -> Ended {
+    run_with(plan, Tamper::None, |memory, _, event| {
+        let gated = |record: &Record| {
+            matches!(record, Record::Upgrade { state: UpgradeState::Gated { .. }, node, .. } if node == "validator-0")
+        };
+        if matches!(event, Event::Record(stamped) if gated(&stamped.record)) {
+            wrong(memory);
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ends_after_its_gate_is_found_for_itself() {
+    let mut plan = plan_of(&[&[0]], OnFailure::Rollback);
+    plan.limits.settle = Ms::secs(1);
+    let ended = run_and_after(plan, |memory| memory.die("validator-0", 3)).await;
+    ended.verdict(Verdict::LivenessFailed);
+    let finding = &ended.finished.report.findings[0];
+    assert_eq!(
+        (finding.code.as_str(), finding.step),
+        ("liveness/exit", None),
+        "{finding:?}"
+    );
+    assert_eq!(ended.finished.report.steps[0].state, StepEnd::Ok);
+    assert_eq!(
+        ended.memory.version("validator-0").as_deref(),
+        Some(NEW),
+        "nothing goes back"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stands_still_after_its_gate_is_found_for_itself() {
+    let mut plan = plan_of(&[&[0]], OnFailure::Rollback);
+    plan.limits.settle = Ms::secs(1);
+    // What does not change is recorded once a second, and three times have to be behind.
+    plan.steps[1].action = progress(120);
+    let ended = run_and_after(plan, |memory| memory.flaw(None, NEW, Flaw::Stands)).await;
+    ended.verdict(Verdict::LivenessFailed);
+    let finding = &ended.finished.report.findings[0];
+    assert_eq!(finding.code, "liveness/lag", "{finding:?}");
+    assert_eq!(finding.node.as_deref(), Some("validator-0"));
 }
