@@ -218,6 +218,8 @@ enum Message {
     Gate(String, u64, oneshot::Sender<GateSeen>),
     /// Reply at once with what that waits for.
     GateNow(String, u64, oneshot::Sender<GateSeen>),
+    /// Reply when so many nodes of an upgrade have passed their gates.
+    Moved(String, usize, oneshot::Sender<()>),
     /// Reply when none of these nodes is down for a fault.
     Free(Vec<crate::model::NodeName>, oneshot::Sender<()>),
     /// Reply when the process of this node is known to be gone.
@@ -298,6 +300,7 @@ enum Waiter {
     AtRest(oneshot::Sender<()>),
     Over(String, oneshot::Sender<()>),
     Gate(String, u64, oneshot::Sender<GateSeen>),
+    Moved(String, usize, oneshot::Sender<()>),
     Free(Vec<crate::model::NodeName>, oneshot::Sender<()>),
     Ended(crate::model::NodeName, oneshot::Sender<()>),
 }
@@ -370,6 +373,7 @@ impl Dispatcher<'_> {
             Message::Over(id, reply) => self.waiting.push(Waiter::Over(id, reply)),
             Message::Gate(id, goal, reply) => self.waiting.push(Waiter::Gate(id, goal, reply)),
             Message::GateNow(id, goal, reply) => drop(reply.send(self.judge.gate(&id, goal))),
+            Message::Moved(of, nodes, reply) => self.waiting.push(Waiter::Moved(of, nodes, reply)),
             Message::Free(nodes, reply) => self.waiting.push(Waiter::Free(nodes, reply)),
             Message::Ended(node, reply) => self.waiting.push(Waiter::Ended(node, reply)),
             Message::Room(id, reply) => drop(reply.send(self.judge.room_for(&id))),
@@ -427,6 +431,7 @@ impl Dispatcher<'_> {
                 Waiter::Settled(reply) if self.judge.settled().is_ok() => drop(reply.send(())),
                 Waiter::AtRest(reply) if self.judge.at_rest() => drop(reply.send(())),
                 Waiter::Over(id, reply) if self.judge.is_over(&id) => drop(reply.send(())),
+                Waiter::Moved(of, nodes, reply) if self.judge.moved_of(&of) >= nodes => drop(reply.send(())),
                 Waiter::Free(nodes, reply) if self.judge.are_free(&nodes) => drop(reply.send(())),
                 Waiter::Ended(node, reply) if self.judge.is_gone(&node) => drop(reply.send(())),
                 Waiter::Gate(id, goal, reply) => match self.judge.gate(&id, goal) {

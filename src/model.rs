@@ -432,6 +432,15 @@ pub enum When {
     },
     /// For a duration.
     After(Ms),
+    /// Until so many nodes of an upgrade have passed their gates; the step fails when that takes longer than `within`.
+    Moved {
+        /// The upgrade.
+        of: String,
+        /// How many nodes.
+        nodes: usize,
+        /// The limit.
+        within: Ms,
+    },
 }
 
 /// What a step does.

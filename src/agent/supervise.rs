@@ -272,7 +272,10 @@ struct Supervisor {
 impl Supervisor {
     /// Reads the state and opens the links.
     fn new(spec: Spec, proxies: Handle, tell_grace: mpsc::UnboundedSender<u32>) -> io::Result<Self> {
-        let state = State::open(&spec.state, &spec.component, spec.started)?;
+        let mut state = State::open(&spec.state, &spec.component, spec.started)?;
+        if state.is_new() {
+            state.shape(&spec.shapes)?;
+        }
         let mut links = Links::new(proxies);
         for link in &spec.links {
             links.open_named(link.clone()).map_err(|error| {

@@ -1004,6 +1004,7 @@ impl Shared {
             min_available: *min_available,
             alone: alone.clone(),
             kept: Vec::new(),
+            shapes: Vec::new(),
             expires: Some(guard::expires_in(expiry()?)),
         };
         Ok((options, later))

@@ -80,6 +80,7 @@ fn objects_of(plan: &Plan, namespace: Option<&str>, exe: &Path) -> Result<Vec<Ob
         min_available,
         alone: plan.alone(),
         kept: Vec::new(),
+        shapes: Vec::new(),
         expires: None,
     };
     let mut objects = objects::network(&rendered.nodes, &addresses, &links, &options)?;

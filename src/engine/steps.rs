@@ -589,6 +589,17 @@ impl Network {
     async fn when(&self, when: &When) -> Result<(), Failure> {
         match when {
             When::After(duration) => tokio::time::sleep(duration.duration()).await,
+            When::Moved { of, nodes, within } => {
+                let asked = |reply| Message::Moved(of.clone(), *nodes, reply);
+                if self.desk.ask_within(*within, asked).await.is_none() {
+                    return Err(Failure::Step {
+                        code: "run/when",
+                        class: Class::ExpectationFailed,
+                        expected: format!("{nodes} nodes of {of} have passed their gates within {within}"),
+                        seen: "fewer have".to_owned(),
+                    });
+                }
+            }
             When::Height { height, within } => {
                 let reached = self.desk.ask_within(*within, |reply| Message::Height(*height, reply));
                 if reached.await.is_none() {

@@ -299,6 +299,7 @@ impl Judge {
             node.started = true;
             node.join_by = Some(self.now + settle);
             self.view_stale = true;
+            self.mix();
         }
         if generation < 2 || excused || known {
             return;

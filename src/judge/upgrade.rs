@@ -171,8 +171,11 @@ impl Judge {
         (0..self.faults.len()).filter(of_it).collect()
     }
 
-    /// Which versions run side by side from now on.
-    fn mix(&mut self) {
+    /// Which versions run side by side from now on, once an upgrade has begun.
+    pub(super) fn mix(&mut self) {
+        if self.moves.is_empty() {
+            return;
+        }
         let now = self.now;
         let started = self.nodes.iter().zip(&self.runs).filter(|(node, _)| node.started);
         let mut versions: Vec<String> = started.map(|(_, version)| version.clone()).collect();
@@ -229,6 +232,15 @@ impl Judge {
         }
     }
 
+    /// How many nodes of an upgrade have passed their gates.
+    #[must_use]
+    pub fn moved_of(&self, id: &str) -> usize {
+        let of_it = |(_, upgrade): &(&Step, &Upgrade)| upgrade.id == id;
+        let step = self.plan.upgrades().find(of_it).map(|(step, _)| step.index);
+        let passed = |one: &&Moving| Some(one.step) == step && !one.back && one.gated.is_some();
+        self.moves.iter().filter(passed).count()
+    }
+
     /// Whether no fault holds any of these nodes down, as far as is known; an upgrade that has failed holds nobody.
     #[must_use]
     pub fn are_free(&self, nodes: &[NodeName]) -> bool {
@@ -248,8 +260,7 @@ impl Judge {
 
     /// What became of an upgrade in a few words.
     pub(super) fn upgrade_words(&self, step: usize, upgrade: &Upgrade) -> String {
-        let passed = |one: &&Moving| one.step == step && !one.back && one.gated.is_some();
-        let moved = self.moves.iter().filter(passed).count();
+        let moved = self.moved_of(&upgrade.id);
         let back = self.moves.iter().filter(|one| one.step == step && one.back);
         let back: Vec<String> = back
             .filter(|one| one.gated.is_some())

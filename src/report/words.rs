@@ -185,6 +185,9 @@ pub fn when(when: &When) -> String {
     match when {
         When::Height { height, within } => format!("at height {height} (within {within})"),
         When::After(duration) => format!("after {duration}"),
+        When::Moved { of, nodes, within } => {
+            format!("when {} of {of} are done (within {within})", count(*nodes, "node"))
+        }
     }
 }
 

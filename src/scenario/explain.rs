@@ -184,7 +184,8 @@ codes! {
          for example \"wrong-hash@12\" or \"go-back=3@20\".";
     WINDOW = "scenario/window", "contradictory or missing times",
         "An expectation takes `within` (eventually), `for` (all the time), `never = true` (to the end of the run), or none of \
-         them (now), but not two at once; `log` needs one of them. `when` takes `height` with `within`, or `after`.";
+         them (now), but not two at once; `log` needs one of them. `when` takes `height` with `within`, or `after`, or `progress_of` (an \
+         `upgrade` in the background) with `nodes_done` and `within`.";
     BOUNDS = "scenario/bounds", "an expectation that cannot be met, or cannot fail",
         "The expectation names no number, or bounds that exclude each other, or a bound that always holds. None of these \
          could tell a healthy network from a broken one.";

@@ -436,10 +436,14 @@ table! {
         may {
             /// Until the quorum's height is at least this.
             height: u64,
-            /// How long that may take.
+            /// How long that may take; with `height` and `progress_of`.
             within: Time,
             /// For this long.
             after: Time,
+            /// Until so much of this `upgrade` in the background is done.
+            progress_of: String,
+            /// How many of its nodes have passed their gates; with `progress_of`.
+            nodes_done: u64,
         }
     }
 }

@@ -120,6 +120,8 @@ pub(super) enum Refer {
     Lasting,
     Tx,
     Background,
+    /// An upgrade in the background.
+    Upgrade,
 }
 
 /// The step that is being checked.

@@ -54,6 +54,7 @@ fn spec(dir: &Path, args: &[&str]) -> Spec {
         state: dir.join("state"),
         started: true,
         lease: Ms::secs(30),
+        shapes: Vec::new(),
     }
 }
 

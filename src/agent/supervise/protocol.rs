@@ -55,6 +55,9 @@ pub struct Spec {
     pub started: bool,
     /// How long faults stay without a renewal.
     pub lease: Ms,
+    /// What its links suffer in a new pod until it is told, under a lease that begins with it: what was cut before stays so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shapes: Vec<LinkShape>,
 }
 
 /// A file that is copied before each start.

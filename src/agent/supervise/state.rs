@@ -80,6 +80,11 @@ impl State {
         fs_err::rename(next, &self.path)
     }
 
+    /// Whether nothing has happened in this pod yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.kept.generation == 0 && self.kept.last == 0
+    }
+
     pub(super) fn held(&self) -> bool {
         self.kept.held
     }

@@ -188,6 +188,12 @@ impl Control {
         }
     }
 
+    /// What the links that it dials were told to suffer.
+    #[must_use]
+    pub fn shapes(&self) -> Vec<LinkShape> {
+        lock(&self.shared.shapes).clone().unwrap_or_default()
+    }
+
     /// Whether the links that it dials are not all clear, or it may be paused: something that a lease holds.
     #[must_use]
     pub fn shaped(&self) -> bool {

@@ -30,7 +30,7 @@ use kube::core::ApiResource;
 
 use super::credentials::{self, Credentials};
 use crate::agent::{node_trouble, trouble};
-use crate::backend::{Addresses, Component, LinkId, NodeAddresses, NodeSpec, Program, Trouble, Wanted};
+use crate::backend::{Addresses, Component, LinkId, LinkShape, NodeAddresses, NodeSpec, Program, Trouble, Wanted};
 use crate::model::{Kubernetes, Ms, NodeName, Persistence, PullPolicy, PullSecret};
 
 /// The field manager of everything that is applied.
@@ -93,6 +93,8 @@ pub struct Options {
     pub alone: BTreeSet<NodeName>,
     /// The machines that are kept for these, by the label `kubernetes.io/hostname`; empty: not known yet.
     pub kept: Vec<String>,
+    /// What links suffer in new pods until their supervisors are told.
+    pub shapes: Vec<LinkShape>,
     /// When the namespace may be removed, RFC 3339 in UTC; `None`: never without being asked.
     pub expires: Option<String>,
 }

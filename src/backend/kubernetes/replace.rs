@@ -60,6 +60,8 @@ impl Kubernetes {
         });
         let (mut options, images) = found.ok_or_else(|| refused("a spec that was told before the run", "another"))?;
         options.images.extend(images);
+        // The new pod is told what its links have to be, but not before its program may have dialled.
+        options.shapes = node.controls.iter().flat_map(|control| control.shapes()).collect();
         let none = (Addresses::default(), Vec::new());
         let (addresses, links) = shared.reserved.get().unwrap_or(&none);
         let mut objects = objects::nodes(std::slice::from_ref(spec), addresses, links, &options)?;
@@ -176,5 +178,62 @@ fn mark(object: &mut Object, count: u32) {
         let metadata = spec.template.metadata.get_or_insert_default();
         let annotations = metadata.annotations.get_or_insert_default();
         annotations.insert(REPLACED.to_owned(), count.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::kubernetes::watch::Container;
+
+    #[test]
+    fn each_replacement_has_a_pod_of_its_own_and_nothing_else_changes() {
+        let set = || {
+            let template = k8s_openapi::api::core::v1::PodTemplateSpec::default();
+            let spec = k8s_openapi::api::apps::v1::StatefulSetSpec {
+                template,
+                ..Default::default()
+            };
+            Object::StatefulSet(StatefulSet {
+                spec: Some(spec),
+                ..StatefulSet::default()
+            })
+        };
+        let marked = |count| {
+            let mut object = set();
+            mark(&mut object, count);
+            object.value()["spec"]["template"].clone()
+        };
+        assert_ne!(marked(1), marked(2), "a node that goes back gets a new pod too");
+        assert_eq!(marked(2)["metadata"]["annotations"][REPLACED], "2");
+        assert_eq!(marked(2)["spec"], set().value()["spec"]["template"]["spec"]);
+    }
+
+    #[test]
+    fn a_pod_runs_when_all_its_own_containers_do() {
+        let container = |init, state| Container {
+            name: "core".into(),
+            init,
+            image: String::new(),
+            id: String::new(),
+            restarts: 0,
+            ready: false,
+            state,
+            last: None,
+        };
+        let up = || State::Running { since: None };
+        let ended = || State::Terminated(crate::backend::kubernetes::watch::Terminated::default());
+        let pod = |containers: Vec<Container>| Pod {
+            containers,
+            ..Pod::default()
+        };
+        assert!(runs(&pod(vec![container(true, ended()), container(false, up())])));
+        assert!(!runs(&pod(vec![container(false, up()), container(false, ended())])));
+        assert!(!runs(&pod(Vec::new())), "nothing is known of it yet");
+        let going = Pod {
+            deleting: true,
+            ..pod(vec![container(false, up())])
+        };
+        assert!(!runs(&going));
     }
 }

@@ -737,10 +737,10 @@ fn points(plan: &Plan) -> Vec<(i64, i64)> {
 
 /// How long a step waits for its `when`.
 fn delay(step: &Step) -> (i64, i64) {
-    match step.when {
+    match &step.when {
         None => (0, 0),
-        Some(When::Height { within, .. }) => (0, millis(within)),
-        Some(When::After(delay)) => (millis(delay), millis(delay)),
+        Some(When::Height { within, .. } | When::Moved { within, .. }) => (0, millis(*within)),
+        Some(When::After(delay)) => (millis(*delay), millis(*delay)),
     }
 }
 

@@ -198,8 +198,6 @@ const LATER: &[(&str, &str)] = &[
         "it will take an upgrade back by itself; `upgrade` to the older version does so too",
     ),
     ("matrix", "it will run a file over versions, sizes and seeds"),
-    ("progress_of", "it will let a step wait for a part of an upgrade"),
-    ("nodes_done", "it will let a step wait for a part of an upgrade"),
     ("clock", "it will shift a node's clock"),
     ("disk", "it will fill or slow a node's disk"),
 ];

@@ -287,14 +287,25 @@ impl Check<'_> {
             height,
             within,
             after,
+            progress_of,
+            nodes_done,
             table: keys,
         } = &when.value;
         let has = |key: &str| keys.iter().any(|(seen, _)| seen == key);
         let wrong = |message: &str| {
             Problem::new(code::WINDOW, &when.key, message)
                 .label("this `when`")
-                .help("write `when = { height = 40, within = \"1m\" }` or `when = { after = \"10s\" }`")
+                .help("write `when = { height = 40, within = \"1m\" }`, `when = { after = \"10s\" }` or `when = { progress_of = \"roll\", nodes_done = 2, within = \"2m\" }`")
         };
+        if has("progress_of") || has("nodes_done") {
+            let whole = ["progress_of", "nodes_done", "within"].iter().all(|key| has(key));
+            if !whole || has("height") || has("after") {
+                let problem = wrong("`progress_of`, `nodes_done` and `within` go together, and with nothing else");
+                self.problems.push(problem);
+                return None;
+            }
+            return self.moved_so_far(progress_of.as_ref()?, nodes_done.as_ref(), within.as_ref());
+        }
         let problem = match (has("height"), has("within"), has("after")) {
             (true, true, false) => {
                 let height = self.number(height.as_ref(), "height", 1, u64::MAX / 2);
@@ -310,13 +321,31 @@ impl Check<'_> {
                 return Some(When::After(after));
             }
             (true, false, false) => wrong("a `when` with a `height` needs a limit: `within`"),
-            (false, true, _) => wrong("`within` goes with `height`"),
+            (false, true, _) => wrong("`within` goes with `height` or `progress_of`"),
             (false, false, false) if keys.is_empty() => wrong("this `when` waits for nothing"),
             (false, false, false) => return None,
             (true, _, true) => wrong("a step waits for a `height` or for a time (`after`), not for both"),
         };
         self.problems.push(problem);
         None
+    }
+
+    fn moved_so_far(
+        &mut self,
+        of: &At<String>,
+        nodes: Option<&At<u64>>,
+        within: Option<&At<raw::Time>>,
+    ) -> Option<When> {
+        let within = self.lasting(within);
+        self.refer(of, Refer::Upgrade)?;
+        let (_, upgrade) = self.plan.upgrades().find(|(_, upgrade)| upgrade.id == of.value)?;
+        let most = upgrade.nodes().count() as u64;
+        let nodes = self.number(nodes, "nodes_done", 1, most)?;
+        Some(When::Moved {
+            of: of.value.clone(),
+            nodes: usize::try_from(nodes).ok()?,
+            within: within?,
+        })
     }
 
     pub(super) fn action(&mut self, here: &Here, step: &raw::Step) -> Option<Action> {
@@ -702,12 +731,14 @@ impl Check<'_> {
             Refer::Lasting => "a fault that lasts",
             Refer::Tx => "a `tx` step",
             Refer::Background => "a step with `background = true`",
+            Refer::Upgrade => "an `upgrade` with `background = true`",
         };
         let fits = |known: &Id| match wanted {
             Refer::Fault => FAULTS.contains(&known.word.as_str()),
             Refer::Lasting => FAULTS.contains(&known.word.as_str()) && known.word != "restart",
             Refer::Tx => known.word == "tx",
             Refer::Background => known.background,
+            Refer::Upgrade => known.background && known.word == "upgrade",
         };
         let earlier: BTreeMap<usize, &str> = self
             .ids

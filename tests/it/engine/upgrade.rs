@@ -216,3 +216,49 @@ async fn the_records_give_the_same_verdict_again() {
     ended.verdict(Verdict::ExpectationFailed);
     ended.judged_again();
 }
+
+/// What happens to a node after its gate is no matter of the upgrade any more.
+async fn run_and_after(plan: Plan, wrong: impl Fn(&Memory) + Send + Sync) -> Ended {
+    run_with(plan, Tamper::None, |memory, _, event| {
+        let gated = |record: &Record| {
+            matches!(record, Record::Upgrade { state: UpgradeState::Gated { .. }, node, .. } if node == "validator-0")
+        };
+        if matches!(event, Event::Record(stamped) if gated(&stamped.record)) {
+            wrong(memory);
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_ends_after_its_gate_is_found_for_itself() {
+    let mut plan = plan_of(&[&[0]], OnFailure::Rollback);
+    plan.limits.settle = Ms::secs(1);
+    let ended = run_and_after(plan, |memory| memory.die("validator-0", 3)).await;
+    ended.verdict(Verdict::LivenessFailed);
+    let finding = &ended.finished.report.findings[0];
+    assert_eq!(
+        (finding.code.as_str(), finding.step),
+        ("liveness/exit", None),
+        "{finding:?}"
+    );
+    assert_eq!(ended.finished.report.steps[0].state, StepEnd::Ok);
+    assert_eq!(
+        ended.memory.version("validator-0").as_deref(),
+        Some(NEW),
+        "nothing goes back"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stands_still_after_its_gate_is_found_for_itself() {
+    let mut plan = plan_of(&[&[0]], OnFailure::Rollback);
+    plan.limits.settle = Ms::secs(1);
+    // What does not change is recorded once a second, and three times have to be behind.
+    plan.steps[1].action = progress(120);
+    let ended = run_and_after(plan, |memory| memory.flaw(None, NEW, Flaw::Stands)).await;
+    ended.verdict(Verdict::LivenessFailed);
+    let finding = &ended.finished.report.findings[0];
+    assert_eq!(finding.code, "liveness/lag", "{finding:?}");
+    assert_eq!(finding.node.as_deref(), Some("validator-0"));
+}

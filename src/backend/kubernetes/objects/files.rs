@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::{Options, control_port, image_of, in_pod, pod};
 use crate::agent::node_trouble;
 use crate::agent::supervise::protocol::{PROTOCOL, Spec, SpecFile, SpecLink};
-use crate::backend::{Addresses, Component, LinkId, NodeSpec, Trouble};
+use crate::backend::{Addresses, Component, LinkId, LinkShape, NodeSpec, Trouble};
 
 /// The most that one ConfigMap or Secret holds, in bytes (`MaxSecretSize` of the API).
 const MOST: usize = 1024 * 1024;
@@ -56,6 +56,7 @@ impl Mounted {
                 state: in_pod(&[pod::STATE, &component.name]),
                 started: spec.started,
                 lease: options.lease,
+                shapes: suffered(spec, component, options),
             };
             let text = serde_json::to_string_pretty(&supervised).expect("a spec has only text keys");
             mounted.specs.insert(spec_file(&component.name), text);
@@ -156,6 +157,12 @@ fn environment(spec: &NodeSpec, component: &Component) -> BTreeMap<String, Strin
     let mut env = BTreeMap::from([("HOME".to_owned(), home(spec).display().to_string())]);
     env.extend(component.env.clone());
     env
+}
+
+/// What the links that a component dials suffer from the beginning.
+fn suffered(spec: &NodeSpec, component: &Component, options: &Options) -> Vec<LinkShape> {
+    let own = |shape: &&LinkShape| shape.link.from == spec.name && component.ports.contains(&shape.link.port);
+    options.shapes.iter().filter(own).cloned().collect()
 }
 
 /// The links that a component dials: those to a port of which it has one itself. What no component has falls to the first.

@@ -135,6 +135,7 @@ pub(super) fn options(specs: &[NodeSpec]) -> Options {
         min_available: Some(1),
         alone: BTreeSet::new(),
         kept: Vec::new(),
+        shapes: Vec::new(),
         expires: Some("2026-11-22T10:00:00Z".into()),
     }
 }
