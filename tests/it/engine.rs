@@ -4,6 +4,7 @@ mod beside;
 mod corrupt;
 mod repeat;
 mod stress;
+mod toy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -179,6 +180,15 @@ impl Ended {
 
 /// Runs a plan; `during` sees every event and may act.
 async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, &Event) + Send + Sync) -> Ended {
+    run_of(trialnet::chain::adapter(ChainKind::Devnode), plan, tamper, during).await
+}
+
+async fn run_of(
+    adapter: &'static dyn trialnet::chain::ChainAdapter,
+    plan: Plan,
+    tamper: Tamper,
+    during: impl Fn(&Memory, &Cancel, &Event) + Send + Sync,
+) -> Ended {
     let plan = Arc::new(plan);
     let (memory, reports, events) = Memory::new(Arc::clone(&plan), tamper);
     let cancel = Cancel::default();
@@ -195,7 +205,7 @@ async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, 
         deployer: Arc::new(memory.clone()),
         records: reports,
         events,
-        adapter: trialnet::chain::adapter(ChainKind::Devnode),
+        adapter,
         cancel: cancel.clone(),
         sink: &mut sink,
         keep: Keep::Never,
