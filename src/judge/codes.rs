@@ -6,7 +6,7 @@ pub const CODES: &[(&str, &str, &str)] = &[
     (
         "safety/fork",
         "two nodes gave different blocks for one height",
-        "Every height is compared as soon as two nodes have given it, also for nodes that were killed since. The node that is named is in the smaller group; both headers stand in the finding. On a BFT chain this takes more than a third of the power acting wrongly, or a node that reports what it did not commit.",
+        "Every height is compared as soon as two nodes have given it, also for nodes that were killed since. The node that is named is in the smaller group; both headers stand in the finding. On a BFT chain this takes more than a third of the power acting wrongly, or a node that reports what it did not commit. On Ethereum a height is compared once so many blocks stand on it that it counts as final (half of the sealers and one); what is above may differ and is no fork.",
     ),
     (
         "safety/app-state",
@@ -16,12 +16,12 @@ pub const CODES: &[(&str, &str, &str)] = &[
     (
         "safety/hash-change",
         "a node gave another hash for a height than before",
-        "A committed block was replaced on this node, or the node does not report what it has.",
+        "A committed block was replaced on this node, or the node does not report what it has. On Ethereum this is a reorganisation deeper than blocks that count as final.",
     ),
     (
         "safety/height-back",
         "a node's height went back",
-        "A node may begin anew only when its data was removed by a step. Lost writes, a restored snapshot or a rollback show like this.",
+        "A node may begin anew only when its data was removed by a step. Lost writes, a restored snapshot or a rollback show like this. On Ethereum a height may go back by less than the depth at which blocks count as final.",
     ),
     (
         "safety/parent-link",

@@ -198,6 +198,17 @@ impl Net {
         interval: Ms,
         patterns: Vec<Pattern>,
     ) -> Self {
+        Self::below(0, nodes, addresses, targets, (interval, patterns))
+    }
+
+    /// Observing what has so many blocks above it.
+    fn below(
+        depth: u64,
+        nodes: Vec<Node>,
+        addresses: Vec<SocketAddr>,
+        targets: Vec<Target>,
+        (interval, patterns): (Ms, Vec<Pattern>),
+    ) -> Self {
         let (out, records) = mpsc::channel(64);
         let cancel = CancellationToken::new();
         let config = Config {
@@ -206,7 +217,7 @@ impl Net {
             timeout: Ms(500),
             patterns,
             validators: BTreeMap::from([("AA".to_owned(), "n0".to_owned())]),
-            depth: 0,
+            depth,
         };
         let observer = observe(config, Clock::start(), out, cancel.clone());
         Self {
@@ -382,6 +393,33 @@ async fn silence_is_recorded_with_its_cause() {
         let slow = mode == Mode::Endless && cause == Silence::Timeout;
         assert!(cause == Silence::Garbage || slow, "{mode:?}: {cause:?}");
     }
+}
+
+#[tokio::test]
+async fn what_may_still_be_replaced_is_not_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let node = Node(Arc::new(Mutex::new(Fake::at(7))));
+    node.serve(listener);
+    let target = Target {
+        node: "n0".into(),
+        endpoint: address.into(),
+        dialect: Dialect::Comet,
+        logs: Vec::new(),
+    };
+    let mut net = Net::below(2, vec![node.clone()], vec![address], vec![target], (Ms(20), Vec::new()));
+    let highest = |records: &[Record]| {
+        let headers = records.iter().filter_map(|record| match record {
+            Record::Headers { headers, .. } => headers.last().map(|header| header.height),
+            _ => None,
+        });
+        headers.max()
+    };
+    net.until("headers", |records| highest(records).is_some()).await;
+    net.polls(0, 10).await;
+    assert_eq!(highest(&net.seen), Some(5), "the tip is at 7");
+    node.change(|fake| fake.height = 9);
+    net.until("more of them", |records| highest(records) == Some(7)).await;
 }
 
 #[tokio::test]

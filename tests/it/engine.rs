@@ -6,6 +6,7 @@ mod dropped;
 mod locked;
 mod repeat;
 mod stress;
+mod toy;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -183,6 +184,15 @@ impl Ended {
 
 /// Runs a plan; `during` sees every event and may act.
 async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, &Event) + Send + Sync) -> Ended {
+    run_of(trialnet::chain::adapter(ChainKind::Devnode), plan, tamper, during).await
+}
+
+async fn run_of(
+    adapter: &'static dyn trialnet::chain::ChainAdapter,
+    plan: Plan,
+    tamper: Tamper,
+    during: impl Fn(&Memory, &Cancel, &Event) + Send + Sync,
+) -> Ended {
     let plan = Arc::new(plan);
     let (memory, reports, events) = Memory::new(Arc::clone(&plan), tamper);
     let cancel = Cancel::default();
@@ -199,7 +209,7 @@ async fn run_with(plan: Plan, tamper: Tamper, during: impl Fn(&Memory, &Cancel, 
         deployer: Arc::new(memory.clone()),
         records: reports,
         events,
-        adapter: trialnet::chain::adapter(ChainKind::Devnode),
+        adapter,
         cancel: cancel.clone(),
         sink: &mut sink,
         keep: Keep::Never,

@@ -105,7 +105,7 @@ impl Check<'_> {
             return;
         };
         let step = adapter.block_step();
-        if self.plan.network.block_time.0 % step.0 == 0 {
+        if self.plan.network.block_time.0.is_multiple_of(step.0) {
             return;
         }
         let message = format!(
