@@ -1,4 +1,4 @@
-//! A client for the RPC of a node, in the dialect of its chain: [`comet`] or [`eth`].
+//! A client for the RPC of a node, in the dialect of its chain: CometBFT's, which the devnode speaks too, or Ethereum's.
 //!
 //! Whatever a node answers, the worst that comes out is an [`RpcError`]: bodies are bounded, redirects are not followed, numbers may
 //! be numbers or strings, and nothing waits longer than the client's limit.
