@@ -829,7 +829,7 @@ fn a_bad_home_ends_with_a_reason() {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     let log = net.nodes[0].log();
     assert!(
-        log.starts_with("ERROR stopped error=config.json is for chain 'other'"),
+        log.contains(" ERROR stopped error=config.json is for chain 'other'"),
         "{log}"
     );
 }
