@@ -252,6 +252,16 @@ struct Desk {
     messages: mpsc::UnboundedSender<Message>,
 }
 
+/// That a part of trialnet itself failed.
+fn internal(expected: &str, panic: &tokio::task::JoinError) -> Record {
+    Record::Trouble {
+        code: "infra/internal".to_owned(),
+        node: None,
+        expected: expected.to_owned(),
+        seen: format!("{panic}; this is a bug of trialnet"),
+    }
+}
+
 impl Desk {
     /// Writes a record.
     fn record(&self, record: Record) {

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::probe::{Force, Miss, Pair, Prober, Samples};
 use super::upgrade::{Move, Unmoved, replace};
-use super::{Desk, at};
+use super::{Desk, at, internal};
 use crate::backend::{LinkId, LinkShape, MachineStrike, NodeOps, NodeState, PacketShape, Trouble};
 use crate::model::{
     DRAIN, Fault, FaultKind, Lasts, Ms, NodeName, OnRestart, Plan, REMOVAL, Removal, STOP_GRACE, Start, Stress,
@@ -256,7 +256,12 @@ impl Keeper {
                         Some(request) => Box::pin(keeper.handle(request)).await,
                         None => return,
                     },
-                    Some(_) = keeper.jobs.join_next() => {}
+                    Some(done) = keeper.jobs.join_next() => {
+                        // Whoever asked is told that the keeper is gone; nobody else would hear of it.
+                        if let Err(panic) = done {
+                            keeper.desk.record(internal("trialnet keeps its faults", &panic));
+                        }
+                    }
                 }
             }
         });

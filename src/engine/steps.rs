@@ -13,7 +13,7 @@ use super::faults::{Faults, Keeper, Request, all_links};
 use super::probe::{Prober, until};
 use super::repeat::Series;
 use super::upgrade::{Later, alarms, later};
-use super::{Cancel, Desk, Keep, Made, Message};
+use super::{Cancel, Desk, Keep, Made, Message, internal};
 use crate::backend::{
     Component, Deployer, Dial, Endpoint, Job, JobOutput, MachineStrike, NodeOps, NodeSpec, Observer, Place, Port,
     Program, Teardown, Trouble, Wanted,
@@ -132,12 +132,7 @@ impl Lead {
                 signal: lead.cancel.reason(),
             }),
             Some(Ok(Err(Stop::Trouble(trouble)))) => lead.desk.record(trouble.into()),
-            Some(Err(panic)) => lead.desk.record(Record::Trouble {
-                code: "infra/internal".to_owned(),
-                node: None,
-                expected: "trialnet carries the steps out".to_owned(),
-                seen: format!("{panic}; this is a bug of trialnet"),
-            }),
+            Some(Err(panic)) => lead.desk.record(internal("trialnet carries the steps out", &panic)),
             Some(Ok(Ok(()))) if lead.stay => {
                 if let Some(network) = network.get() {
                     network.over.cancel();

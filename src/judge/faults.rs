@@ -1,6 +1,6 @@
 //! The lives of the faults, what they amount to together, and what must not happen while they are on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Judge;
 use super::effects::{effect_of, forecast, sides, slack};
@@ -40,8 +40,8 @@ pub(super) struct Life {
     pub(super) kept: BTreeMap<usize, u64>,
     /// Others have taken the places of some of its targets, for whom it is over.
     pub(super) dropped: Option<Ms>,
-    /// These targets.
-    left: BTreeSet<usize>,
+    /// These targets, and when.
+    pub(super) left: BTreeMap<usize, Ms>,
     /// Somebody began to end it.
     pub(super) ending: Option<Ms>,
     /// Of a batch of an upgrade: it has passed its gate, or was taken back.
@@ -160,7 +160,7 @@ impl Life {
             stuck: None,
             kept: BTreeMap::new(),
             dropped: None,
-            left: BTreeSet::new(),
+            left: BTreeMap::new(),
             ending: None,
             gated: None,
             failed: None,
@@ -184,8 +184,14 @@ impl Life {
     }
 
     /// Whether it is on this node, once it is on.
-    fn holds(&self, node: usize) -> bool {
-        self.targets.contains(&node) && !self.left.contains(&node)
+    pub(super) fn holds(&self, node: usize) -> bool {
+        self.targets.contains(&node) && !self.left.contains_key(&node)
+    }
+
+    /// Whether it explains what the node does: also for a while after it was dropped there, for whoever took the node's place has to come up.
+    fn explains(&self, node: usize, now: Ms) -> bool {
+        let left = self.left.get(&node);
+        self.targets.contains(&node) && left.is_none_or(|at| now <= *at + self.patience)
     }
 
     /// From the step's begin until a probe saw that it is gone.
@@ -369,7 +375,7 @@ impl Judge {
             FaultState::AlreadyEnded => {}
             FaultState::Dropped => {
                 life.dropped = life.dropped.or(Some(now));
-                life.left.extend(resolved);
+                life.left.extend(resolved.into_iter().map(|node| (node, now)));
             }
             FaultState::Skipped => life.skipped = Some(detail.to_owned()),
         }
@@ -666,9 +672,16 @@ impl Judge {
     /// The nodes that a fault has to give back: its targets; of a partition all nodes. Not those that another fault holds.
     fn concerned_by(&self, at: usize) -> Vec<usize> {
         let life = &self.faults[at];
+        // What only slows the nodes of a batch down is no reason not to wait for them.
+        let batch = matches!(life.fault.kind, FaultKind::Upgrade);
+        let takes_away = |life: &Life| {
+            let cuts = matches!(life.fault.kind, FaultKind::Partition { .. } | FaultKind::Isolate { .. });
+            cuts || life.ends_processes() || life.fault.kind == FaultKind::Pause
+        };
         let held = |node: &usize| {
             // A batch that has failed holds nobody: its nodes are on their way back, or are left as they are.
-            let holds = |life: &Life| life.declared() && life.failed.is_none() && life.holds(*node);
+            let counts = |life: &Life| life.failed.is_none() && (!batch || takes_away(life));
+            let holds = |life: &Life| life.declared() && counts(life) && life.holds(*node);
             let by = |(other, life): (usize, &Life)| other != at && holds(life);
             self.faults.iter().enumerate().any(by)
         };
@@ -696,7 +709,7 @@ impl Judge {
 
     /// Whether a declared fault on the node explains that a process of it ends without being asked.
     pub(super) fn exit_excused(&self, i: usize) -> bool {
-        let by = |life: &Life| life.declared() && life.ends_processes() && life.targets.contains(&i);
+        let by = |life: &Life| life.declared() && life.ends_processes() && life.explains(i, self.now);
         self.faults.iter().any(by) || self.evicted(i)
     }
 
@@ -713,7 +726,7 @@ impl Judge {
     /// said since. `None`: not at all.
     pub(super) fn kept_height(&self, i: usize) -> Option<u64> {
         let of = |life: &Life| {
-            if !life.targets.contains(&i) {
+            if !life.explains(i, self.now) {
                 None
             } else if life.declared() && life.removes_data() {
                 Some(0)
@@ -729,7 +742,7 @@ impl Judge {
 
     /// Whether a declared fault on the node explains that trialnet ends or starts a process of it.
     pub(super) fn restart_excused(&self, i: usize) -> bool {
-        let by = |life: &Life| life.declared() && life.restarts_processes() && life.targets.contains(&i);
+        let by = |life: &Life| life.declared() && life.restarts_processes() && life.explains(i, self.now);
         self.faults.iter().any(by) || self.evicted(i)
     }
 
@@ -758,7 +771,7 @@ impl Judge {
     /// Whether a fault explains that the node does not answer, or nobody expects it to.
     pub(super) fn silence_excused(&self, i: usize) -> bool {
         let node = &self.nodes[i];
-        let by = |at: &usize| self.faults[*at].silences() && self.faults[*at].targets.contains(&i);
+        let by = |at: &usize| self.faults[*at].silences() && self.faults[*at].explains(i, self.now);
         let excused = !node.started || node.gone || node.troubled || node.join_by.is_some();
         excused || self.view.set.iter().any(by) || self.evicted(i)
     }
@@ -766,7 +779,7 @@ impl Judge {
     /// Whether a fault explains that the node is behind, or nobody expects it to follow.
     pub(super) fn lag_excused(&self, i: usize) -> bool {
         let node = &self.nodes[i];
-        let by = |at: &usize| !self.faults[*at].is_partition() && self.faults[*at].targets.contains(&i);
+        let by = |at: &usize| !self.faults[*at].is_partition() && self.faults[*at].explains(i, self.now);
         let on_quorum_side = self.view.quorum_side.get(i).copied().unwrap_or(true);
         !node.started || node.troubled || node.join_by.is_some() || !on_quorum_side || self.view.set.iter().any(by)
     }

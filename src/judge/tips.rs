@@ -58,7 +58,7 @@ impl Judge {
 
     /// A node has grown: what has become final counts now.
     pub(super) fn finals(&mut self, i: usize) {
-        let from = self.tips.below(self.nodes[i].best) + 1;
+        let from = self.tips.below(self.nodes[i].best).saturating_add(1);
         let held = self.tips.blocks[i].split_off(&from);
         for header in std::mem::replace(&mut self.tips.blocks[i], held).into_values() {
             self.hash_given(i, header.height, &header.hash, Some(&header));

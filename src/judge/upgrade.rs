@@ -206,7 +206,13 @@ impl Judge {
             return GateSeen::Waits(None, format!("there is no \"{id}\""));
         };
         let life = &self.faults[at];
-        let gone = |i: &&usize| self.nodes[**i].alive == Some(false);
+        // Other faults may strike the nodes of a batch meanwhile.
+        let struck = |i: usize| {
+            let ends = |life: &Life| life.fault.kind.ends_processes() || life.fault.kind == FaultKind::Pause;
+            let by = |(other, life): (usize, &Life)| other != at && life.declared() && ends(life) && life.holds(i);
+            self.faults.iter().enumerate().any(by)
+        };
+        let gone = |i: &&usize| self.nodes[**i].alive == Some(false) && !struck(**i);
         if let Some(i) = life.targets.iter().find(gone) {
             return GateSeen::Ended(self.nodes[*i].name.clone());
         }
@@ -247,7 +253,7 @@ impl Judge {
         let nodes: Vec<usize> = nodes.iter().filter_map(|node| self.index(node)).collect();
         let holds = |life: &Life| {
             let down = life.fault.kind.ends_processes() || life.fault.kind == FaultKind::Pause;
-            life.declared() && !life.broken() && down && life.targets.iter().any(|i| nodes.contains(i))
+            life.declared() && !life.broken() && down && nodes.iter().any(|i| life.holds(*i))
         };
         !self.faults.iter().any(holds)
     }

@@ -598,6 +598,9 @@ impl Judge {
                 .recovered
                 .zip(life.revert_verified)
                 .map(|(end, start)| end.since(start).0),
+            dropped: (life.left.iter())
+                .map(|(i, at)| (self.nodes[*i].name.clone(), self.since_ready(*at)))
+                .collect(),
             skipped: life.skipped.clone(),
         }
     }

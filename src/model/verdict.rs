@@ -155,6 +155,9 @@ pub struct FaultReport {
     pub revert_verified_ms: Option<i64>,
     /// From *revert verified* until the targets were with the others again.
     pub recovery_ms: Option<u64>,
+    /// When others took the places of targets with whom it was dropped, by node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<NodeName, i64>,
     /// Why it was left out: a fault of a rehearsal for which there was no room when its time came.
     #[serde(default)]
     pub skipped: Option<String>,

@@ -30,7 +30,7 @@ use crate::model::{Ms, NodeName};
 use crate::record::{Clock, Record, json_line};
 
 /// The version of the settings and of what is said.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Where nothing is recorded, whoever follows is told so this often.
 const MARK: Duration = Duration::from_millis(50);
 /// Bytes of records that are sent at once.

@@ -13,8 +13,10 @@ use super::words::clean;
 /// So long before and after the moment, in milliseconds.
 const BEFORE: i64 = 3000;
 const AFTER: i64 = 2000;
-/// So many lines of a log are shown; the last ones before the end of the window.
+/// So many lines of a log are shown: first those that complain, then those nearest to the moment.
 const LINES: usize = 14;
+/// By these words a line complains, in the dialects of the programs that we know.
+const COMPLAINTS: [&str; 7] = ["E[", "panic", "ERR", "error", "CRIT", "FAILURE", "fatal"];
 /// Of a long log only so many bytes from its end are looked at.
 const BYTES: u64 = 16 * 1024 * 1024;
 /// A line's time stands in its first so many bytes.
@@ -71,19 +73,23 @@ fn window(path: &Path, wall: i64) -> std::io::Result<Vec<String>> {
     file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
     let mut bytes = Vec::new();
     file.take(BYTES).read_to_end(&mut bytes)?;
-    let mut lines = Vec::new();
-    let mut inside = false;
+    let mut lines: Vec<(i64, String)> = Vec::new();
+    let mut now = None;
     for line in bytes.split(|byte| *byte == b'\n') {
         let text = String::from_utf8_lossy(line);
         if let Some(time) = time_of(&text) {
-            inside = (wall - BEFORE..=wall + AFTER).contains(&time);
+            now = Some(time).filter(|time| (wall - BEFORE..=wall + AFTER).contains(time));
         }
-        if inside && !text.trim().is_empty() {
-            lines.push(clean(&text));
+        if let Some(time) = now.filter(|_| !text.trim().is_empty()) {
+            lines.push((time, clean(&text)));
         }
     }
-    let cut = lines.len().saturating_sub(LINES);
-    Ok(lines.split_off(cut))
+    let complains = |text: &str| COMPLAINTS.iter().any(|word| text.contains(word));
+    let mut order: Vec<usize> = (0..lines.len()).collect();
+    order.sort_by_key(|at| (!complains(&lines[*at].1), (lines[*at].0 - wall).abs()));
+    order.truncate(LINES);
+    order.sort_unstable();
+    Ok(order.into_iter().map(|at| lines[at].1.clone()).collect())
 }
 
 /// The time in a line: `2026-11-22T16:55:03.424Z`, also with a blank or a bar between (CometBFT: `I[2026-11-22|16:55:03.424]`), taken as UTC, as Unix time in
@@ -139,6 +145,24 @@ mod tests {
         for line in ["", "16:55:03.424 x", "2026-13-22T16:55:03Z", "  at 0x2026-11"] {
             assert_eq!(time_of(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn a_complaint_is_not_lost_among_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = folder.path().join(LOGS);
+        std::fs::create_dir(&logs).unwrap();
+        let panic = "E[2026-11-22|16:55:09.100] panic: no\n  at main\n".to_owned();
+        let rest = (0..40).map(|number| format!("I[2026-11-22|16:55:11.{:03}] line {number}.\n", number * 10));
+        let text: String = std::iter::once(panic).chain(rest).collect();
+        std::fs::write(logs.join("a.core.log"), text).unwrap();
+        let seen = around(folder.path(), "a", 1_795_366_511_000);
+        assert_eq!(seen[0].lines.len(), LINES);
+        assert!(seen[0].lines[0].contains("panic: no"), "{seen:?}");
+        assert!(
+            seen[0].lines[1].ends_with("line 0.") && seen[0].lines[13].ends_with("line 12."),
+            "{seen:?}"
+        );
     }
 
     #[test]

@@ -28,6 +28,8 @@ const POINTS: usize = 60_000;
 const BLOCKS: usize = 20_000;
 /// Three intervals of the heartbeat (one second): a longer time without an answer was not observed.
 const GAP: i64 = 3000;
+/// The greatest whole number that a script is exact with: a node may claim any height.
+const MOST: i64 = (1 << 53) - 1;
 /// So many findings get an excerpt of their logs.
 const EXCERPTS: usize = 20;
 
@@ -145,8 +147,9 @@ struct NodeData {
     restarts: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct LoadPoint {
+    id: String,
     at: i64,
     sent: u64,
     accepted: u64,
@@ -243,6 +246,7 @@ impl<'a> Gather<'a> {
                 accepted,
                 refused,
             } => self.load.entry(id.clone()).or_default().push(LoadPoint {
+                id: id.clone(),
                 at,
                 sent: *sent,
                 accepted: *accepted,
@@ -342,7 +346,6 @@ impl<'a> Gather<'a> {
         let width = (self.now / i64::try_from(buckets).unwrap_or(1)).max(1);
         let thinned = self.blocks.len().div_ceil(BLOCKS).max(1);
         let mut load: Vec<LoadPoint> = self.load.into_values().flatten().collect();
-        load.sort_by_key(|point| point.at);
         for point in &mut load {
             point.at -= zero;
         }
@@ -480,7 +483,7 @@ fn thin(points: &[(i64, u64)], width: i64) -> Vec<(i64, u64)> {
 
 fn pairs(points: &[(i64, u64)], zero: i64) -> Vec<i64> {
     (points.iter())
-        .flat_map(|(at, height)| [at - zero, i64::try_from(*height).unwrap_or(i64::MAX)])
+        .flat_map(|(at, height)| [at - zero, i64::try_from(*height).unwrap_or(MOST).min(MOST)])
         .collect()
 }
 

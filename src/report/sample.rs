@@ -368,6 +368,7 @@ pub(crate) fn passed() -> Report {
         reverted_ms: Some(from + 5_210),
         revert_verified_ms: Some(from + 5_400),
         recovery_ms: Some(1_930),
+        dropped: BTreeMap::new(),
         skipped: None,
     };
     Report {

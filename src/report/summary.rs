@@ -369,6 +369,7 @@ fn fault_life(fault: &FaultReport) -> String {
         reverted_ms,
         revert_verified_ms,
         recovery_ms,
+        dropped,
         skipped,
     } = fault;
     if let Some(why) = skipped {
@@ -379,6 +380,7 @@ fn fault_life(fault: &FaultReport) -> String {
         between(*verified_ms, *reverted_ms).map(|time| format!("on for {time}")),
         between(*reverted_ms, *revert_verified_ms).map(|time| format!("over after {time}")),
         recovery_ms.map(|time| format!("recovered in {}", tenths(time))),
+        (!dropped.is_empty()).then(|| format!("dropped on {}", names(&dropped.keys().collect::<Vec<_>>()))),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     let life = if planned_ms.is_none() {

@@ -70,7 +70,10 @@ impl Live {
         !self.ended
             && self.comes_back.is_none()
             && matches!(self.fault.lasts, Lasts::UntilHealed | Lasts::Platform)
-            && matches!(self.fault.kind, FaultKind::Kill | FaultKind::Stop | FaultKind::Pause)
+            && matches!(
+                self.fault.kind,
+                FaultKind::Kill | FaultKind::Stop | FaultKind::Pause | FaultKind::ReadOnly
+            )
             && matches!(self.fault.targets, Targets::Nodes(_))
     }
 }

@@ -16,7 +16,7 @@ use crate::model::{Ms, NodeName, Stress};
 use crate::record::NodeEvent;
 
 /// The version of the spec and of what is said.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// What a supervisor runs: the file that `trialnet supervise --spec FILE` is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -77,10 +77,17 @@ impl Kubernetes {
         for control in &node.controls {
             control.doom();
         }
-        site.api.apply(&objects).await?;
         let deadline = Instant::now() + LIMIT;
-        let revision = self.revision(site, &spec.name, deadline).await?;
-        self.renewed(site, network, &spec.name, (&revision, deadline)).await?;
+        let renewed = async {
+            site.api.apply(&objects).await?;
+            let revision = self.revision(site, &spec.name, deadline).await?;
+            self.renewed(site, network, &spec.name, (&revision, deadline)).await
+        };
+        if let Err(trouble) = renewed.await {
+            // What ends from now on was not asked to.
+            node.controls.iter().for_each(|control| control.pardon());
+            return Err(trouble);
+        }
         let started = node.controls.iter().zip(before).map(|(control, before)| {
             // A supervisor starts its program by itself.
             control.until(move |view| view.met && view.generation > before)

@@ -102,7 +102,7 @@ pub(super) async fn leader(rpc: &Rpc) -> Result<Leader, RpcError> {
     let (height, signers) = latest_signers(rpc).await?;
     let mut signers = signers.into_iter().map(bare).collect::<Result<Vec<_>, _>>()?;
     signers.sort();
-    let next = height + 1;
+    let next = height.saturating_add(1);
     let turn = usize::try_from(next).unwrap_or(0) % signers.len().max(1);
     let address = signers.into_iter().nth(turn);
     Ok(Leader {

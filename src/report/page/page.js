@@ -84,6 +84,8 @@
   })();
 
   const faults = report.faults.filter((fault) => fault.planned_ms !== null);
+  // The batches of upgrades have a table of their own.
+  const struck = faults.filter((fault) => fault.kind !== "upgrade");
   const onset = (fault) => fault.verified_ms ?? fault.injected_ms ?? fault.planned_ms;
   const over = (fault) => fault.reverted_ms ?? fault.revert_verified_ms ?? data.removal ?? data.end;
   const recovered = (fault) => fault.recovery_ms === null || fault.revert_verified_ms === null ? null : fault.revert_verified_ms + fault.recovery_ms;
@@ -98,7 +100,7 @@
       [String(last), "height of the quorum"],
       [longest === null ? "–" : span(longest), "longest time without a block"],
       [of ? `${Math.min(100, Math.floor(100 * compared / of))} %` : "–", `heights compared between nodes (${compared} of ${of})`],
-      [String(faults.length), faults.length === 1 ? "fault" : "faults"],
+      [String(struck.length), struck.length === 1 ? "fault" : "faults"],
       [String(report.findings.length), report.findings.length === 1 ? "finding" : "findings"],
       [span((data.removal ?? data.end) - (data.ready ? 0 : data.start)), data.ready ? "from ready to the end" : "until the end; never ready"],
     ];
@@ -159,7 +161,7 @@
     const power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= raw);
     const list = [];
-    for (let at = Math.ceil(from / step) * step; at <= to; at += step) list.push(Math.round(at));
+    for (let at = Math.ceil(from / step) * step; at <= to && list.length < 100; at += step) list.push(Math.round(at));
     return { list, step };
   }
 
@@ -401,7 +403,7 @@
       const deltas = [];
       for (let i = 1; i < data.load.length; i++) {
         const [one, next] = [data.load[i - 1], data.load[i]];
-        if (next.accepted >= one.accepted && next.at > one.at) deltas.push([one.at, next.at, next.accepted - one.accepted, next.refused - one.refused]);
+        if (next.id === one.id && next.at > one.at) deltas.push([one.at, next.at, next.accepted - one.accepted, next.refused - one.refused]);
       }
       const most = Math.max(1, ...deltas.map(([from, to, taken, refused]) => (taken + refused) / (to - from)));
       const at = row(30, 8);
@@ -441,6 +443,7 @@
     const times = [fault.planned_ms, fault.injected_ms, fault.verified_ms, fault.reverted_ms, fault.revert_verified_ms];
     const useless = fault.injected_ms !== null && fault.verified_ms === null;
     const words = [`${fault.id}: ${fault.kind} on ${names(fault.targets)}`, ...["planned", "injected", "verified", "reverted", "revert verified"].map((name, i) => `${name} ${moment(times[i])}`),
+      ...Object.entries(fault.dropped ?? {}).map(([node, time]) => `dropped on ${node} ${moment(time)}: another pod or container took its place`),
       fault.recovery_ms !== null && `recovered after ${span(fault.recovery_ms)} ± ${span(data.poll)}`, fault.skipped && `left out: ${fault.skipped}`].filter(Boolean).join("\n");
     const group = s("g", { tabindex: 0, role: "img", "aria-label": words.replaceAll("\n", ", ") }, title(words));
     const bar = (kind, from, to, height) => {
@@ -458,6 +461,11 @@
       const [a, b] = clip(fault.revert_verified_ms, back);
       const [c, d] = clip(Math.max(fault.revert_verified_ms, back - data.poll), back + data.poll);
       group.append(s("path", { class: "recovering", d: `M${a} ${middle}H${b}M${c} ${middle - 3}V${middle + 3}M${d} ${middle - 3}V${middle + 3}M${b} ${middle - 5}V${middle + 5}` }));
+    }
+    for (const time of Object.values(fault.dropped ?? {})) {
+      if (!inside(time, time)) continue;
+      const [a] = clip(time, time);
+      group.append(s("path", { class: "useless", d: `M${a} ${middle - 7}v14` }));
     }
     if (useless) {
       const [a] = clip(fault.injected_ms, fault.injected_ms);
@@ -531,12 +539,13 @@
   }
 
   function faultTable() {
-    if (!report.faults.length) return null;
-    const rows = report.faults.map((fault) => {
+    const listed = report.faults.filter((fault) => fault.kind !== "upgrade");
+    if (!listed.length) return null;
+    const rows = listed.map((fault) => {
       const after = (from, to) => from === null || to === null ? "–" : span(to - from);
       return [fault.id, fault.kind, names(fault.targets) || "–", moment(fault.planned_ms), after(fault.planned_ms, fault.injected_ms), after(fault.injected_ms, fault.verified_ms),
         after(fault.verified_ms, fault.reverted_ms), after(fault.reverted_ms, fault.revert_verified_ms),
-        fault.skipped ? `left out: ${fault.skipped}` : fault.recovery_ms === null ? "–" : `${span(fault.recovery_ms)} ± ${span(data.poll)}`];
+        fault.skipped ? `left out: ${fault.skipped}` : Object.keys(fault.dropped ?? {}).length ? `dropped on ${names(Object.keys(fault.dropped))}` : fault.recovery_ms === null ? "–" : `${span(fault.recovery_ms)} ± ${span(data.poll)}`];
     });
     return section("faults", "Faults", table(["fault", "kind", "on", "asked at", "→ injected", "→ verified", "was on for", "revert → verified", "recovery"], rows, [3, 4, 5, 6, 7, 8]));
   }
@@ -596,7 +605,7 @@
     const all = intervals(0, end);
     if (!all.length) return null;
     const cards = [h("div", { class: "card chart" }, h("h3", {}, "The whole run"), histogram([{ name: "blocks", kind: "", list: all }]))];
-    for (const fault of faults.slice(0, 30)) {
+    for (const fault of struck.slice(0, 30)) {
       if (fault.verified_ms === null) continue;
       const on = [fault.verified_ms, over(fault)];
       const length = Math.max(10000, on[1] - on[0]);

@@ -627,7 +627,20 @@ impl<'a> Timeline<'a> {
                 latest: if seen { over } else { never },
             })
         });
-        ends.collect()
+        // An upgrade replaces pods too, each at a moment that nobody knows beforehand.
+        let moved = self.plan.upgrades().filter(|(_, upgrade)| {
+            let mut nodes = upgrade.nodes();
+            nodes.any(|name| fault.targets.nodes().contains(name))
+        });
+        let moved = moved
+            .filter(|(at, _)| at.index > step.index || self.fault_on(at.index, View::before(step.index), 0) != On::Off);
+        let moved = moved.map(|(at, _)| End {
+            by: at.index.max(step.index),
+            why: EndsBy::Step,
+            earliest: Some((View::before(at.index.max(step.index)).point, 0)),
+            latest: never,
+        });
+        ends.chain(moved).collect()
     }
 
     fn add_part(&mut self, step: &Step, fault: &Fault, planned: Option<(Effect, bool)>, started: Option<usize>) {
